@@ -1,0 +1,121 @@
+import DiskFormat
+
+/// The configuration: one TOML file, read into values that are right or not read at all.
+///
+///     text ─► TOMLKit ─► ConfigurationReader ─► PoolConfiguration
+///       └───► KeyLines ──────┘ (on which line a key stands: TOMLKit does not tell)
+///
+/// Invariants of a `PoolConfiguration` that exists:
+/// - K1: it names one to eight tiers, each with a name of its own and at least one device, and no
+///   device path twice.
+/// - K2: every size is in bytes, a multiple of 4096 and at least its minimum.
+/// - K3: the server is reachable: a unix socket, a TCP address, or both.
+/// - K4: every mistake of the file was reported, not only the first, with file, line, key, what
+///   was expected and what was found.
+///
+/// What the file cannot know (whether devices exist, are busy, are the same under two names) is
+/// checked by whoever opens them; `mistake(at:…)` gives such findings the same form.
+package struct PoolConfiguration: Sendable, Equatable {
+  /// The file it came from, for messages.
+  package var file: String
+  /// Bytes the server may use, all of it taken at start.
+  package var memory: UInt64
+  package var volume: VolumeSettings
+  package var listen: ListenSettings
+  package var log: LogSettings
+  /// In order, the fastest first; 1 to 8.
+  package var tiers: [TierSettings]
+  var lines: KeyLines
+
+  /// The devices of all tiers, in the order in which the pool counts them.
+  package var devices: [(tier: Int, number: Int, settings: DeviceSettings)] {
+    tiers.enumerated().flatMap { tier, settings in
+      settings.devices.enumerated().map { (tier, $0, $1) }
+    }
+  }
+
+  /// A mistake that came to light after reading, at a key of the file.
+  package func mistake(at key: String, expected: String, found: String) -> ConfigurationMistake {
+    ConfigurationMistake(
+      file: file, line: lines.line(of: key), key: key, expected: expected, found: found)
+  }
+
+  /// The key of a device's table, as mistakes name it.
+  package static func deviceKey(tier: Int, number: Int) -> String {
+    "tier[\(tier)].devices[\(number)]"
+  }
+}
+
+/// `[volume]`: what is exported.
+package struct VolumeSettings: Sendable, Equatable {
+  /// The NBD export's name; also names the control socket of a server without a unix socket.
+  package var name: String
+  /// Bytes, virtual: may exceed what the pool holds.
+  package var size: UInt64
+}
+
+/// `[listen]`: where clients connect.
+package struct ListenSettings: Sendable, Equatable {
+  /// An absolute path.
+  package var unix: String?
+  package var tcp: TCPAddress?
+}
+
+/// A loopback address and a port.
+package struct TCPAddress: Sendable, Equatable, CustomStringConvertible {
+  /// A numeric address: `127.0.0.1`, `::1`.
+  package var host: String
+  package var port: UInt16
+  package var isVersion6: Bool { host.utf8.contains(UInt8(ascii: ":")) }
+  package var description: String { isVersion6 ? "[\(host)]:\(port)" : "\(host):\(port)" }
+}
+
+/// `[log]`: the write log on the first tier, and the ring in front of it.
+package struct LogSettings: Sendable, Equatable {
+  /// Bytes; nil leaves it to `defaultSize`.
+  package var size: UInt64?
+  /// The directory of the staging ring; nil leaves it to the server.
+  package var staging: String?
+
+  /// What the log takes when the file does not say: an eighth of the first tier, at most 8 GiB
+  /// and at most 24 times the memory, in whole units of `segment` bytes.
+  package static func defaultSize(
+    firstTierBytes: UInt64, memory: UInt64, segment: UInt64
+  ) -> UInt64 {
+    let wanted = min(firstTierBytes / 8, 8 << 30, memory * ConfigurationLimits.logPerMemory)
+    return max(wanted, ConfigurationLimits.minimumLog) / segment * segment
+  }
+}
+
+/// `[[tier]]`.
+package struct TierSettings: Sendable, Equatable {
+  package var name: String
+  package var devices: [DeviceSettings]
+}
+
+/// One element of a tier's `devices`.
+package struct DeviceSettings: Sendable, Equatable {
+  /// An absolute path of a block device or a regular file.
+  package var path: String
+  /// Bytes; given for regular files only, which `format` then makes.
+  package var size: UInt64?
+}
+
+/// The numbers that bound a configuration.
+package enum ConfigurationLimits {
+  package static let tiers = Layout.maxTiers
+  package static let devices = Layout.maxDevices
+  /// Below this no memory plan fits; the plan itself says how much a pool needs.
+  package static let minimumMemory: UInt64 = 192 << 20
+  package static let minimumVolume: UInt64 = 1 << 20
+  /// Sixteen segments of 8 MiB, so that each of the four generations has four.
+  package static let minimumLog: UInt64 = 128 << 20
+  /// Index and buffers of the log stay within the memory: 5.3 MiB a GiB of log.
+  package static let logPerMemory: UInt64 = 24
+  package static let minimumDevice: UInt64 = 16 << 20
+  /// Bytes of a name, as the superblock holds them.
+  package static let volumeNameBytes = Layout.maxVolumeName
+  package static let tierNameBytes = Layout.maxTierName
+  /// A unix socket's path has at most 107 bytes; `.control` is appended for the control socket.
+  package static let socketPathBytes = 107 - 8
+}

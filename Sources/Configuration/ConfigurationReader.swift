@@ -1,0 +1,371 @@
+import Glibc
+import TOMLKit
+
+extension PoolConfiguration {
+  /// Reads the file at `path`.
+  package static func read(file path: String) throws(ConfigurationError) -> PoolConfiguration {
+    func refused(_ found: String) -> ConfigurationError {
+      ConfigurationError(mistakes: [
+        ConfigurationMistake(
+          file: path, line: nil, key: "", expected: "a readable configuration file", found: found)
+      ])
+    }
+    guard let stream = fopen(path, "re") else {
+      throw refused(String(cString: strerror(errno)))
+    }
+    defer { fclose(stream) }
+    // One mebibyte is a thousand times what a configuration takes.
+    var bytes = [UInt8](repeating: 0, count: 1 << 20)
+    let count = fread(&bytes, 1, bytes.count, stream)
+    guard ferror(stream) == 0 else { throw refused(String(cString: strerror(errno))) }
+    guard count < bytes.count else { throw refused("a file of a mebibyte or more") }
+    guard let text = String(validating: bytes[..<count], as: UTF8.self), !text.utf8.contains(0)
+    else { throw refused("bytes that are not text in UTF-8") }
+    return try parse(text, file: path)
+  }
+
+  /// Reads a text; `file` is named in mistakes.
+  package static func parse(
+    _ text: String, file: String
+  ) throws(ConfigurationError) -> PoolConfiguration {
+    let root: TOMLTable
+    do {
+      root = try TOMLTable(string: text)
+    } catch {
+      throw ConfigurationError(mistakes: [syntaxMistake(error, file: file)])
+    }
+    let reader = ConfigurationReader(file: file, lines: KeyLines(of: text))
+    let configuration = withExtendedLifetime(root) { reader.read(root) }
+    guard reader.mistakes.isEmpty, let configuration else {
+      throw ConfigurationError(
+        mistakes: reader.mistakes.sorted { ($0.line ?? 0, $0.key) < ($1.line ?? 0, $1.key) })
+    }
+    return configuration
+  }
+
+  private static func syntaxMistake(_ error: any Error, file: String) -> ConfigurationMistake {
+    guard let error = error as? TOMLParseError else {
+      return ConfigurationMistake(
+        file: file, line: nil, key: "", expected: "TOML", found: "\(error)")
+    }
+    return ConfigurationMistake(
+      file: file, line: error.source.begin.line, key: "", expected: "TOML",
+      found: "a mistake at column \(error.source.begin.column): \(error.description)")
+  }
+}
+
+/// Reads the tables one by one and collects what is wrong. Where a value is missing or wrong, a
+/// placeholder stands in until the end, so that the rest is read as well.
+private final class ConfigurationReader {
+  let file: String
+  let lines: KeyLines
+  private(set) var mistakes: [ConfigurationMistake] = []
+
+  init(file: String, lines: KeyLines) {
+    self.file = file
+    self.lines = lines
+  }
+
+  func read(_ root: TOMLTable) -> PoolConfiguration? {
+    checkKeys(of: root, at: "", allowed: ["memory", "volume", "listen", "log", "tier"])
+    let memory = size(
+      in: root, "memory", at: "", least: ConfigurationLimits.minimumMemory, example: "512MiB")
+    let volume = readVolume(root)
+    let listen = readListen(root)
+    let log = readLog(root, memory: memory)
+    let tiers = readTiers(root)
+    guard mistakes.isEmpty, let memory, let volume, let listen else { return nil }
+    return PoolConfiguration(
+      file: file, memory: memory, volume: volume, listen: listen, log: log, tiers: tiers,
+      lines: lines)
+  }
+
+  // MARK: The tables
+
+  private func readVolume(_ root: TOMLTable) -> VolumeSettings? {
+    guard let table = table(in: root, "volume", isRequired: true) else { return nil }
+    checkKeys(of: table, at: "volume", allowed: ["name", "size"])
+    let name = name(
+      in: table, at: "volume", most: ConfigurationLimits.volumeNameBytes, example: "vol0")
+    let size = size(
+      in: table, "size", at: "volume", least: ConfigurationLimits.minimumVolume, example: "16GiB")
+    guard let name, let size else { return nil }
+    return VolumeSettings(name: name, size: size)
+  }
+
+  private func readListen(_ root: TOMLTable) -> ListenSettings? {
+    guard let table = table(in: root, "listen", isRequired: true) else { return nil }
+    checkKeys(of: table, at: "listen", allowed: ["unix", "tcp"])
+    let before = mistakes.count
+    var listen = ListenSettings()
+    if let path = path(in: table, "unix", at: "listen", example: "/run/thermocline/vol0.sock") {
+      if path.utf8.count > ConfigurationLimits.socketPathBytes {
+        note(
+          "listen.unix", "a path of at most \(ConfigurationLimits.socketPathBytes) bytes",
+          "\(path.utf8.count) bytes")
+      }
+      listen.unix = path
+    }
+    if let text = string(in: table, "tcp", at: "listen", example: "127.0.0.1:10809") {
+      listen.tcp = readAddress(text)
+    }
+    if mistakes.count == before, listen.unix == nil, listen.tcp == nil {
+      note("listen", "a unix socket (unix), an address (tcp) or both", "neither")
+    }
+    return listen
+  }
+
+  private func readAddress(_ text: String) -> TCPAddress? {
+    let form = "a loopback address and a port such as \"127.0.0.1:10809\" or \"[::1]:10809\""
+    guard let colon = text.lastIndex(of: ":"),
+      let port = UInt16(text[text.index(after: colon)...]), port > 0
+    else {
+      note("listen.tcp", form, quoted(text))
+      return nil
+    }
+    var host = String(text[..<colon])
+    if host == "localhost" { host = "127.0.0.1" }
+    if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
+    var four = in_addr()
+    var six = in6_addr()
+    if inet_pton(AF_INET, host, &four) == 1 {
+      if UInt32(bigEndian: four.s_addr) >> 24 == 127 { return TCPAddress(host: host, port: port) }
+    } else if inet_pton(AF_INET6, host, &six) == 1 {
+      if host == "::1" { return TCPAddress(host: host, port: port) }
+    } else {
+      note("listen.tcp", form, quoted(text))
+      return nil
+    }
+    note(
+      "listen.tcp", form,
+      quoted(text) + ", which other machines reach: connections are neither encrypted nor checked")
+    return nil
+  }
+
+  private func readLog(_ root: TOMLTable, memory: UInt64?) -> LogSettings {
+    var log = LogSettings()
+    guard let table = table(in: root, "log", isRequired: false) else { return log }
+    checkKeys(of: table, at: "log", allowed: ["size", "staging"])
+    if table["size"] != nil {
+      log.size = size(
+        in: table, "size", at: "log", least: ConfigurationLimits.minimumLog, example: "512MiB")
+    }
+    if let size = log.size, let memory, size / ConfigurationLimits.logPerMemory > memory {
+      let most = SizeText.exact(memory * ConfigurationLimits.logPerMemory)
+      note(
+        "log.size", "at most \(ConfigurationLimits.logPerMemory) times the memory, \(most)",
+        SizeText.exact(size))
+    }
+    log.staging = path(in: table, "staging", at: "log", example: "/run/thermocline")
+    return log
+  }
+
+  private func readTiers(_ root: TOMLTable) -> [TierSettings] {
+    guard let value = root["tier"] else {
+      note("tier", "one to eight [[tier]] tables, the fastest first", "none")
+      return []
+    }
+    guard let array = value.array, array.allSatisfy({ $0.table != nil }) else {
+      note("tier", "[[tier]] tables", kind(value))
+      return []
+    }
+    if array.isEmpty || array.count > ConfigurationLimits.tiers {
+      note("tier", "one to eight [[tier]] tables", "\(array.count)")
+    }
+    let tiers = (0..<array.count).compactMap { index in
+      array[index].table.map { readTier($0, at: "tier[\(index)]") }
+    }
+    checkDistinct(tiers)
+    return tiers
+  }
+
+  private func readTier(_ table: TOMLTable, at path: String) -> TierSettings {
+    checkKeys(of: table, at: path, allowed: ["name", "devices"])
+    let name = name(
+      in: table, at: path, most: ConfigurationLimits.tierNameBytes, example: "fast")
+    var tier = TierSettings(name: name ?? "", devices: [])
+    let key = "\(path).devices"
+    let form = "an array of devices such as [{ path = \"/dev/nvme0n1\" }]"
+    guard let value = table["devices"] else {
+      note(key, form, "nothing")
+      return tier
+    }
+    guard let array = value.array else {
+      note(key, form, kind(value))
+      return tier
+    }
+    if array.isEmpty { note(key, "at least one device", "an empty array") }
+    for index in 0..<array.count {
+      guard let device = array[index].table else {
+        note("\(key)[\(index)]", "a device such as { path = \"/dev/sdb\" }", kind(array[index]))
+        continue
+      }
+      tier.devices.append(readDevice(device, at: "\(key)[\(index)]"))
+    }
+    return tier
+  }
+
+  private func readDevice(_ table: TOMLTable, at key: String) -> DeviceSettings {
+    checkKeys(of: table, at: key, allowed: ["path", "size"])
+    var device = DeviceSettings(path: "", size: nil)
+    if table["path"] == nil {
+      note("\(key).path", "the path of a block device or a regular file", "nothing")
+    } else if let path = path(in: table, "path", at: key, example: "/dev/nvme0n1") {
+      device.path = path
+    }
+    if table["size"] != nil {
+      device.size = size(
+        in: table, "size", at: key, least: ConfigurationLimits.minimumDevice, example: "8GiB")
+    }
+    return device
+  }
+
+  /// Names and paths that occur twice, and more devices than a pool can count.
+  private func checkDistinct(_ tiers: [TierSettings]) {
+    var names: [String: String] = [:]
+    var paths: [String: String] = [:]
+    var count = 0
+    for (index, tier) in tiers.enumerated() {
+      let key = "tier[\(index)].name"
+      if !tier.name.isEmpty, let first = names.updateValue(key, forKey: tier.name) {
+        note(key, "a name of its own", "\(quoted(tier.name)), the name of \(first)")
+      }
+      for (number, device) in tier.devices.enumerated() where !device.path.isEmpty {
+        let key = PoolConfiguration.deviceKey(tier: index, number: number) + ".path"
+        count += 1
+        if let first = paths.updateValue(key, forKey: device.path) {
+          note(key, "every device once", "\(quoted(device.path)), already \(first)")
+        }
+      }
+    }
+    if count > ConfigurationLimits.devices {
+      note("tier", "at most \(ConfigurationLimits.devices) devices", "\(count)")
+    }
+  }
+
+  // MARK: Values
+
+  private func note(_ key: String, _ expected: String, _ found: String) {
+    mistakes.append(
+      ConfigurationMistake(
+        file: file, line: lines.line(of: key), key: key, expected: expected, found: found))
+  }
+
+  private func checkKeys(of table: TOMLTable, at path: String, allowed: [String]) {
+    for key in table.keys where !allowed.contains(key) {
+      note(
+        join(path, key), "one of the keys \(allowed.joined(separator: ", "))",
+        "the unknown key \(quoted(key))")
+    }
+  }
+
+  private func table(in root: TOMLTable, _ key: String, isRequired: Bool) -> TOMLTable? {
+    guard let value = root[key] else {
+      if isRequired { note(key, "a table [\(key)]", "none") }
+      return nil
+    }
+    guard let table = value.table else {
+      note(key, "a table [\(key)]", kind(value))
+      return nil
+    }
+    return table
+  }
+
+  /// The string at `key`, or nil when there is none (which is no mistake) or it is no string.
+  private func string(
+    in table: TOMLTable, _ key: String, at path: String, example: String
+  ) -> String? {
+    guard let value = table[key] else { return nil }
+    guard let text = value.string else {
+      note(join(path, key), "a string such as \(quoted(example))", kind(value))
+      return nil
+    }
+    return text
+  }
+
+  private func path(
+    in table: TOMLTable, _ key: String, at path: String, example: String
+  ) -> String? {
+    guard let text = string(in: table, key, at: path, example: example) else { return nil }
+    guard text.hasPrefix("/"), !text.hasSuffix("/") else {
+      note(join(path, key), "an absolute path such as \(quoted(example))", quoted(text))
+      return nil
+    }
+    return text
+  }
+
+  private func name(
+    in table: TOMLTable, at path: String, most: Int, example: String
+  ) -> String? {
+    let key = join(path, "name")
+    let form = "a name such as \(quoted(example)): 1 to \(most) "
+      + "letters (a to z), digits, '.', '_', '-', the first one a letter or digit"
+    guard table["name"] != nil else {
+      note(key, form, "nothing")
+      return nil
+    }
+    guard let text = string(in: table, "name", at: path, example: example) else { return nil }
+    let isPlain = text.unicodeScalars.allSatisfy { scalar in
+      scalar.isASCII
+        && (scalar.properties.isAlphabetic || "0123456789._-".unicodeScalars.contains(scalar))
+    }
+    guard isPlain, let first = text.first, first.isLetter || first.isNumber,
+      text.utf8.count <= most
+    else {
+      note(key, form, quoted(text))
+      return nil
+    }
+    return text
+  }
+
+  private func size(
+    in table: TOMLTable, _ key: String, at path: String, least: UInt64, example: String
+  ) -> UInt64? {
+    let key = (name: key, path: join(path, key))
+    let form = "a size in KiB, MiB, GiB or TiB such as \(quoted(example))"
+    guard let value = table[key.name] else {
+      note(key.path, form, "nothing")
+      return nil
+    }
+    guard let text = value.string else {
+      note(key.path, form, kind(value))
+      return nil
+    }
+    do throws(SizeText.Problem) {
+      let bytes = try SizeText.parse(text)
+      if bytes < least {
+        note(key.path, "at least \(SizeText.exact(least))", quoted(text))
+      } else if bytes % 4096 != 0 {
+        note(key.path, "a multiple of 4KiB", quoted(text))
+      }
+      return bytes
+    } catch {
+      switch error {
+      case .form: note(key.path, form, quoted(text))
+      case .overflow: note(key.path, "a size below 8388608TiB", quoted(text))
+      }
+      return nil
+    }
+  }
+
+  private func join(_ path: String, _ key: String) -> String {
+    path.isEmpty ? key : "\(path).\(key)"
+  }
+
+  private func quoted(_ text: String) -> String {
+    "\"" + text.unicodeScalars.map { $0.value < 32 || $0.value == 127 ? "?" : "\($0)" }.joined()
+      + "\""
+  }
+
+  private func kind(_ value: any TOMLValueConvertible) -> String {
+    switch value.type {
+    case .table: "a table"
+    case .array: "an array"
+    case .string: quoted(value.string ?? "")
+    case .int: "the integer \(value.int ?? 0)"
+    case .double: "the number \(value.double ?? 0)"
+    case .bool: "the truth value \(value.bool ?? false)"
+    case .date, .time, .dateTime: "a date or a time"
+    }
+  }
+}

@@ -1,0 +1,52 @@
+/// What a handshake ended with: all that parsing, validating and replying need to know of a
+/// connection. A trivial value.
+package struct Session: Equatable, Sendable, BitwiseCopyable {
+  package let style: ReplyStyle
+  package let selection: MetaSelection
+  /// Bytes of the export.
+  package let exportSize: UInt64
+  package let isReadOnly: Bool
+  /// The payload a WRITE may carry and a READ may ask for.
+  package let acceptedPayload: UInt32
+  /// The longest READ with DF.
+  package let unfragmentedRead: UInt32
+  /// The identifiers of the selected contexts, by position in `selection`.
+  package let contextIDs: InlineArray<16, UInt32>
+
+  package init(
+    style: ReplyStyle, selection: MetaSelection, export: borrowing Export,
+    limits: borrowing Limits
+  ) {
+    self.style = style
+    self.selection = selection
+    exportSize = export.size
+    isReadOnly = export.isReadOnly
+    acceptedPayload = limits.acceptedPayload
+    unfragmentedRead = limits.unfragmentedRead
+    var ids = InlineArray<16, UInt32>(repeating: 0)
+    for i in 0..<selection.count { ids[i] = export.contexts[selection[i]].id }
+    contextIDs = ids
+  }
+
+  /// Bytes of a request's header ("Request message").
+  package var requestHeader: Int { style == .extended ? 32 : 28 }
+
+  /// The position of a context identifier in the selection, nil when it was not selected.
+  func position(of id: UInt32) -> Int? {
+    for i in 0..<selection.count where contextIDs[i] == id { return i }
+    return nil
+  }
+
+  package static func == (a: Session, b: Session) -> Bool {
+    guard
+      a.style == b.style, a.selection.count == b.selection.count,
+      a.exportSize == b.exportSize, a.isReadOnly == b.isReadOnly,
+      a.acceptedPayload == b.acceptedPayload, a.unfragmentedRead == b.unfragmentedRead
+    else { return false }
+    for i in 0..<a.selection.count
+    where a.selection[i] != b.selection[i] || a.contextIDs[i] != b.contextIDs[i] {
+      return false
+    }
+    return true
+  }
+}

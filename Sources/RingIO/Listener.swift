@@ -1,0 +1,136 @@
+package import Base
+import Glibc
+
+/// A socket that accepts connections. Its descriptor is closed by `close`, not by itself, so that
+/// it can be installed in a ring or handed to a successor.
+///
+/// Connections inherit what was set here: TCP without delay (Nagle would hold back small replies),
+/// and keep-alive, which finds a silent peer dead after about a minute.
+package struct Listener: Sendable {
+  package let descriptor: Int32
+  /// What it listens on, with the real port when 0 was asked for.
+  package let address: SocketAddress
+
+  /// Takes over a descriptor that listens already (socket activation, a predecessor).
+  package init(adopting descriptor: Int32, address: SocketAddress) {
+    self.descriptor = descriptor
+    self.address = address
+  }
+
+  /// Listens on `address`: one listener for a unix socket, one for each address of a host. A
+  /// unix socket left behind is removed when nobody listens on it; `mode` holds from the first.
+  /// While the address is in use it tries again for `patience`: the ring of a killed server
+  /// goes on listening for a moment.
+  package static func open(
+    _ address: SocketAddress, mode: UInt32 = 0o600, backlog: Int32 = 128,
+    patience: Milliseconds = Milliseconds(5000)
+  ) throws(SystemError) -> [Listener] {
+    let deadline = MonotonicClock.now() + patience
+    while true {
+      do throws(SystemError) {
+        return try tryOpen(address, mode, backlog)
+      } catch {
+        if error.code != EADDRINUSE || !(MonotonicClock.now() < deadline) { throw error }
+      }
+      usleep(20_000)
+    }
+  }
+
+  private static func tryOpen(
+    _ address: SocketAddress, _ mode: UInt32, _ backlog: Int32
+  ) throws(SystemError) -> [Listener] {
+    switch address {
+    case .unix(let path):
+      return [try openUnix(path, mode, backlog)]
+    case .tcp(let host, let port):
+      var listeners: [Listener] = []
+      var refusal: SystemError? = nil
+      for candidate in try KernelAddress.resolve(host: host, port: port, listening: true) {
+        do throws(SystemError) {
+          listeners.append(try openTCP(candidate, host, port, backlog))
+        } catch {
+          // A machine without IPv6 still has its other addresses.
+          if error.code == EAFNOSUPPORT || error.code == EADDRNOTAVAIL {
+            refusal = error
+            continue
+          }
+          for listener in listeners { listener.close() }
+          throw error
+        }
+      }
+      if listeners.isEmpty {
+        throw refusal ?? SystemError("bind", on: address.description, code: EADDRNOTAVAIL)
+      }
+      return listeners
+    }
+  }
+
+  /// Stops listening; with `removingPath` a unix socket's name goes, too.
+  package func close(removingPath: Bool = false) {
+    if removingPath, case .unix(let path) = address { unlink(path) }
+    Glibc.close(descriptor)
+  }
+
+  private static func openUnix(
+    _ path: String, _ mode: UInt32, _ backlog: Int32
+  ) throws(SystemError) -> Listener {
+    guard let target = KernelAddress(path: path) else {
+      throw SystemError("bind", on: path, code: ENAMETOOLONG)
+    }
+    let descriptor = try Socket.make(AF_UNIX)
+    do throws(SystemError) {
+      // Before the name exists, so that nobody connects under a wider mode.
+      fchmod(descriptor, mode)
+      var code = target.apply(bind, descriptor)
+      if code == EADDRINUSE {
+        try removeStale(path, target)
+        code = target.apply(bind, descriptor)
+      }
+      guard code == 0 else { throw SystemError("bind", on: path, code: code) }
+      // Wider than the process's umask, if asked for.
+      guard chmod(path, mode) == 0 else { throw .last("chmod", on: path) }
+      guard listen(descriptor, backlog) == 0 else { throw .last("listen", on: path) }
+    } catch {
+      Glibc.close(descriptor)
+      throw error
+    }
+    return Listener(adopting: descriptor, address: .unix(path: path))
+  }
+
+  /// Removes a socket that a dead server left; anything else is somebody's and stays.
+  private static func removeStale(
+    _ path: String, _ target: KernelAddress
+  ) throws(SystemError) {
+    var facts = stat()
+    guard lstat(path, &facts) == 0, facts.st_mode & S_IFMT == S_IFSOCK else {
+      throw SystemError("bind", on: path, code: EEXIST)
+    }
+    let probe = try Socket.make(AF_UNIX, Int32(SOCK_NONBLOCK.rawValue))
+    defer { Glibc.close(probe) }
+    guard target.apply(connect, probe) == ECONNREFUSED else {
+      throw SystemError("bind", on: path, code: EADDRINUSE)
+    }
+    unlink(path)
+  }
+
+  private static func openTCP(
+    _ target: KernelAddress, _ host: String, _ port: UInt16, _ backlog: Int32
+  ) throws(SystemError) -> Listener {
+    let name = SocketAddress.tcp(host: host, port: port).description
+    let descriptor = try Socket.make(target.family)
+    do throws(SystemError) {
+      Socket.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+      // `*` gives a v4 and a v6 socket; neither serves the other's peers.
+      if target.family == AF_INET6 { Socket.set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
+      Socket.prepare(descriptor)
+      let code = target.apply(bind, descriptor)
+      guard code == 0 else { throw SystemError("bind", on: name, code: code) }
+      guard listen(descriptor, backlog) == 0 else { throw .last("listen", on: name) }
+    } catch {
+      Glibc.close(descriptor)
+      throw error
+    }
+    let real = port == 0 ? Socket.localPort(descriptor) ?? 0 : port
+    return Listener(adopting: descriptor, address: .tcp(host: host, port: real))
+  }
+}

@@ -1,0 +1,116 @@
+// Its headers hold socket.h, too: without it a clean debug build finds no SOCK_STREAM.
+internal import CURing
+import Glibc
+
+/// What is done to sockets outside the ring: making, connecting, naming.
+package enum Socket {
+  /// Connects, waiting for it: for commands and tests. The descriptor is the caller's.
+  package static func connect(to address: SocketAddress) throws(SystemError) -> Int32 {
+    let candidates: [KernelAddress]
+    switch address {
+    case .unix(let path):
+      guard let target = KernelAddress(path: path) else {
+        throw SystemError("connect", on: path, code: ENAMETOOLONG)
+      }
+      candidates = [target]
+    case .tcp(let host, let port):
+      candidates = try KernelAddress.resolve(host: host, port: port, listening: false)
+    }
+    var code = ENXIO
+    for candidate in candidates {
+      let descriptor = try make(candidate.family)
+      if candidate.family != AF_UNIX { prepare(descriptor) }
+      code = candidate.apply(Glibc.connect, descriptor)
+      if code == 0 { return descriptor }
+      close(descriptor)
+    }
+    throw SystemError("connect", on: address.description, code: code)
+  }
+
+  /// Two connected unix sockets; both descriptors are the caller's.
+  package static func pair() throws(SystemError) -> (Int32, Int32) {
+    var ends: (Int32, Int32) = (-1, -1)
+    let result = withUnsafeMutableBytes(of: &ends) {
+      socketpair(
+        AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0,
+        $0.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: Int32.self))
+    }
+    guard result == 0 else { throw .last("socketpair") }
+    return ends
+  }
+
+  /// The peer of a connection for the log: `127.0.0.1:40012`, or `uid 1000, process 4711` for a
+  /// unix socket.
+  package static func peerName(_ descriptor: Int32) -> String {
+    var storage = sockaddr_storage()
+    var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+    let known = withUnsafeMutableBytes(of: &storage) {
+      getpeername(
+        descriptor, $0.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: sockaddr.self),
+        &length)
+    }
+    guard known == 0 else { return "unknown" }
+    if Int32(storage.ss_family) == AF_UNIX { return unixPeer(descriptor) }
+    var host = [CChar](repeating: 0, count: 64)
+    var service = [CChar](repeating: 0, count: 16)
+    let code = withUnsafeBytes(of: &storage) {
+      getnameinfo(
+        $0.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: sockaddr.self), length, &host,
+        64, &service, 16, NI_NUMERICHOST | NI_NUMERICSERV)
+    }
+    guard code == 0 else { return "unknown" }
+    let name = text(host)
+    return (name.utf8.contains(UInt8(ascii: ":")) ? "[\(name)]" : name) + ":" + text(service)
+  }
+
+  private static func unixPeer(_ descriptor: Int32) -> String {
+    // struct ucred: process, user, group.
+    var credentials: (Int32, UInt32, UInt32) = (0, 0, 0)
+    var length = socklen_t(MemoryLayout.size(ofValue: credentials))
+    guard getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0 else {
+      return "unix"
+    }
+    return "uid \(credentials.1), process \(credentials.0)"
+  }
+
+  private static func text(_ characters: [CChar]) -> String {
+    String(decoding: characters.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  static func make(_ family: Int32, _ flags: Int32 = 0) throws(SystemError) -> Int32 {
+    let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | flags
+    let descriptor = socket(family, kind, 0)
+    guard descriptor >= 0 else { throw .last("socket") }
+    return descriptor
+  }
+
+  /// TCP for requests and replies: no delay, and a dead peer is noticed.
+  static func prepare(_ descriptor: Int32) {
+    let tcp = Int32(IPPROTO_TCP)
+    set(descriptor, tcp, TCP_NODELAY, 1)
+    set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
+    set(descriptor, tcp, TCP_KEEPIDLE, 30)
+    set(descriptor, tcp, TCP_KEEPINTVL, 10)
+    set(descriptor, tcp, TCP_KEEPCNT, 3)
+  }
+
+  static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) {
+    var value = value
+    setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
+  }
+
+  static func localPort(_ descriptor: Int32) -> UInt16? {
+    var storage = sockaddr_storage()
+    var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+    let result = withUnsafeMutableBytes(of: &storage) {
+      getsockname(
+        descriptor, $0.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: sockaddr.self),
+        &length)
+    }
+    guard result == 0 else { return nil }
+    // The port lies behind the family in both kinds of address, in network order.
+    return withUnsafeBytes(of: &storage) {
+      UInt16(bigEndian: $0.load(fromByteOffset: 2, as: UInt16.self))
+    }
+  }
+}

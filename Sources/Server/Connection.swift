@@ -1,0 +1,146 @@
+import Base
+import NBDProtocol
+import RingIO
+
+/// One client's connection: a slot of a fixed pool. Its memory (window, send area) belongs to the
+/// slot for ever.
+struct Connection: Linked {
+  enum Phase: UInt8 {
+    case free
+    case handshake
+    case transmission
+    /// Shut down; waits for its operations in the ring to end.
+    case closing
+  }
+
+  enum Receiving: UInt8 { case nothing, window, payload }
+
+  /// Bytes of the receive window: the longest option, and a page for its header.
+  static let windowSize = 68 << 10
+  /// Bytes of the area for reply headers, and for the handshake's replies.
+  static let areaSize = Handshake.replyCapacity
+  static let vectorCount = 256
+  /// What a slot takes of the client memory.
+  static var memory: Int {
+    windowSize + areaSize + vectorCount * MemoryLayout<SendVector>.stride + 4096
+      + MemoryLayout<Connection>.stride
+  }
+
+  var link: Int32 = -1
+  var generation: UInt32 = 0
+  var phase = Phase.free
+  var descriptor: Int32 = -1
+  /// For the log: how many were accepted before it.
+  var number: UInt64 = 0
+  var isTCP = false
+
+  // Receiving: window[start..<end] is received and not consumed.
+  let window: UnsafeMutableRawPointer
+  var start = 0
+  var end = 0
+  var receiving = Receiving.nothing
+  /// The transaction whose payload arrives, or -1.
+  var incoming: Int32 = -1
+  /// The piece that the payload goes into, or -1; it has `filled` bytes.
+  var incomingPiece: Int32 = -1
+  var filled = 0
+  /// Payload bytes of `incoming` that have not arrived.
+  var payloadLeft = 0
+  /// The payload is dropped.
+  var dropsPayload = false
+
+  // Sending.
+  let area: UnsafeMutableRawPointer
+  let vectors: UnsafeMutablePointer<SendVector>
+  let header: UnsafeMutablePointer<SendHeader>
+  var isSending = false
+  var sendBytes = 0
+  /// When the send in flight was last seen to progress, and the measure of it.
+  var progressed = Instant(nanoseconds: 0)
+  var progressMark: UInt64 = 0
+  /// Transactions with something to send, and pieces whose memory is being sent.
+  var ready = Chain<Transaction>()
+  var sent = Chain<Piece>()
+  /// The transaction in the midst of a simple reply, which nothing may interrupt, or -1.
+  var exclusive: Int32 = -1
+
+  // Flow.
+  var handshake = Handshake()
+  var session: Session
+  var deadline = Instant(nanoseconds: 0)
+  /// Transactions alive, payload bytes they were admitted with, and memory that their replies hold
+  /// at most until the client takes them.
+  var transactions = 0
+  var bytes = 0
+  var replyMemory = 0
+  var isPolling = false
+  /// No more requests are taken; closed when all is answered (DISC, shutdown).
+  var isLeaving = false
+  var closesAfterSend = false
+
+  /// Received bytes that were not consumed.
+  var pending: UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(start: window + start, count: end - start)
+  }
+
+  init(
+    window: UnsafeMutableRawPointer, area: UnsafeMutableRawPointer,
+    vectors: UnsafeMutablePointer<SendVector>, header: UnsafeMutablePointer<SendHeader>,
+    session: Session
+  ) {
+    self.window = window
+    self.area = area
+    self.vectors = vectors
+    self.header = header
+    self.session = session
+  }
+}
+
+/// Why a connection ended, for the log.
+enum ClosingReason {
+  case disconnected
+  /// Many clients do so after DISC, or instead of it; `busy` ones had requests under way.
+  case hungUp(busy: Bool)
+  case broken
+  case handshakeTimeout
+  case stalled
+  case handshake(HandshakeFailure)
+  case transmission(TransmissionFailure)
+  case truncatedRead
+  case shutdown
+
+  /// The peer is to blame.
+  var isProtocolError: Bool {
+    switch self {
+    case .handshake(let failure): failure != .aborted
+    case .transmission: true
+    case .disconnected, .hungUp, .broken, .handshakeTimeout, .stalled, .truncatedRead, .shutdown:
+      false
+    }
+  }
+
+  /// Not worth a line in the log.
+  var isUsual: Bool {
+    switch self {
+    case .disconnected, .shutdown: true
+    case .hungUp(let busy): !busy
+    case .handshake(let failure): failure == .aborted
+    case .broken, .handshakeTimeout, .stalled, .transmission, .truncatedRead: false
+    }
+  }
+
+  var text: StaticString {
+    switch self {
+    case .disconnected: "the client disconnected"
+    case .hungUp(busy: false): "the client hung up"
+    case .hungUp(busy: true): "the client hung up with requests under way"
+    case .broken: "the connection broke"
+    case .handshakeTimeout: "the handshake took too long"
+    case .stalled: "the client took no data for too long"
+    case .handshake(let failure): failure.text
+    case .transmission(let failure): failure.text
+    case .truncatedRead: "a read failed in the midst of its simple reply"
+    case .shutdown: "the server shuts down"
+    }
+  }
+}

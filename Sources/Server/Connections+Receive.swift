@@ -1,0 +1,300 @@
+import Base
+import NBDProtocol
+import RingIO
+import VolumeEngine
+
+/// From received bytes to transactions.
+extension Connections {
+  /// Payload of at least so many bytes is received straight into its buffer; less goes through
+  /// the window, where the next requests arrive with it.
+  private static var directReceive: Int { 16 << 10 }
+
+  mutating func finishReceive(_ index: Int32, _ result: Int, _ ring: inout Ring) {
+    let c = connections + Int(index)
+    let kind = c.pointee.receiving
+    c.pointee.receiving = .nothing
+    guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
+    guard result > 0 else {
+      let busy = c.pointee.transactions > 0
+      return close(index, result == 0 ? .hungUp(busy: busy) : .broken, &ring)
+    }
+    switch kind {
+    case .window: c.pointee.end += result
+    case .payload:
+      c.pointee.filled += result
+      c.pointee.payloadLeft -= result
+    case .nothing: invariant(false, "S2: what is received was asked for")
+    }
+    toPump.insert(index)
+  }
+
+  /// Looks at every connection that has something new, once all completions of the turn are in.
+  mutating func pumpAll(_ ring: inout Ring, now: Instant) {
+    var index = toPump.takeNext()
+    while index >= 0 {
+      pump(index, &ring, now: now)
+      index = toPump.takeNext(from: index + 1)
+    }
+  }
+
+  /// Consumes what is there until more bytes, room or memory are needed.
+  private mutating func pump(_ index: Int32, _ ring: inout Ring, now: Instant) {
+    let c = connections + Int(index)
+    var goesOn = true
+    while goesOn && c.pointee.receiving == .nothing {
+      switch c.pointee.phase {
+      case .free, .closing: return
+      case .handshake: goesOn = takeOption(index, &ring, now: now)
+      case .transmission:
+        goesOn =
+          c.pointee.incoming >= 0
+          ? takePayload(index, &ring) : takeRequest(index, &ring)
+      }
+    }
+  }
+
+  /// Receives into the window, behind what is not consumed.
+  private mutating func receive(_ index: Int32, _ ring: inout Ring) {
+    let c = connections + Int(index)
+    let kept = c.pointee.end - c.pointee.start
+    if c.pointee.start > 0 {
+      // What is kept is less than one request's header, or an incomplete option.
+      (c.pointee.window).copyMemory(from: c.pointee.window + c.pointee.start, byteCount: kept)
+      c.pointee.start = 0
+      c.pointee.end = kept
+    }
+    let room = Connection.windowSize - kept
+    invariant(room > 0, "S3: the window holds any unit")
+    c.pointee.receiving = .window
+    ring.receive(
+      files[Int(index)], c.pointee.window + kept, room, tag(Kind.receive, index))
+  }
+
+  // MARK: Handshake
+
+  /// One unit of the handshake; false when it must wait.
+  private mutating func takeOption(
+    _ index: Int32, _ ring: inout Ring, now: Instant
+  ) -> Bool {
+    let c = connections + Int(index)
+    // The area holds replies that are being sent; options are not pipelined.
+    guard !c.pointee.isSending else { return false }
+    var replies = OptionReplyWriter(
+      UnsafeMutableRawBufferPointer(start: c.pointee.area, count: Connection.areaSize))
+    let step = c.pointee.handshake.step(c.pointee.pending, replies: &replies, offer: offer)
+    c.pointee.start += step.consumed
+    if replies.count > 0 {
+      c.pointee.vectors[0] = SendVector(c.pointee.area, replies.count)
+      send(index, vectors: 1, bytes: replies.count, &ring, now: now)
+    }
+    switch step.event {
+    case .needMore:
+      receive(index, &ring)
+      return false
+    case .proceed: return true
+    case .startTLS:
+      // Offered only by a server that can: this one says that TLS is unavailable.
+      close(index, .broken, &ring)
+      return false
+    case .transmission(let session):
+      c.pointee.session = session
+      c.pointee.phase = .transmission
+      counters.handshaking -= 1
+      return true
+    case .close(let failure):
+      if failure != .aborted { counters.protocolErrors += 1 }
+      if c.pointee.isSending {
+        c.pointee.closesAfterSend = true
+      } else {
+        close(index, .handshake(failure), &ring)
+      }
+      return false
+    }
+  }
+
+  // MARK: Requests
+
+  /// One request's header; false when it must wait for bytes or room.
+  private mutating func takeRequest(_ index: Int32, _ ring: inout Ring) -> Bool {
+    let c = connections + Int(index)
+    guard !c.pointee.isLeaving, c.pointee.transactions < limits.requestsInFlight else {
+      return false
+    }
+    guard !freeTransactions.isEmpty else {
+      starved.insert(index)
+      return false
+    }
+    switch c.pointee.session.parse(c.pointee.pending) {
+    case .needMore:
+      receive(index, &ring)
+      return false
+    case .close(let failure):
+      close(index, .transmission(failure), &ring)
+      return false
+    case .request(let request, let consumed):
+      let verdict = c.pointee.session.validate(request)
+      let bytes = carried(request, verdict)
+      // Looked at again when something was answered; the socket is not read meanwhile.
+      if c.pointee.bytes > 0 && c.pointee.bytes + bytes > limits.bytesInFlight { return false }
+      // A client that takes no replies cannot hold all the memory.
+      let replyMemory = verdict == .perform(.read) ? Self.replyMemory(bytes) : 0
+      if c.pointee.replyMemory > 0
+        && c.pointee.replyMemory + replyMemory > buffers.capacity / 2
+      {
+        return false
+      }
+      c.pointee.start += consumed
+      if verdict == .disconnect {
+        c.pointee.isLeaving = true
+        settleLeaving(index, &ring)
+        return false
+      }
+      admit(index, request, verdict, bytes, replyMemory)
+      return true
+    }
+  }
+
+  /// Payload bytes that a request is counted with.
+  private func carried(_ request: Request, _ verdict: Verdict) -> Int {
+    switch verdict {
+    case .perform(.read), .perform(.write): Int(clamping: request.length)
+    case .perform, .succeed, .refuse, .disconnect: 0
+    }
+  }
+
+  /// A long READ has two buffers at most.
+  private static func replyMemory(_ bytes: Int) -> Int {
+    min(BuddyPool.roundedSize(bytes), 2 * VolumeRequest.maxTransfer)
+  }
+
+  private mutating func admit(
+    _ index: Int32, _ request: Request, _ verdict: Verdict, _ bytes: Int, _ replyMemory: Int
+  ) {
+    let c = connections + Int(index)
+    let t = freeTransactions.pop(transactions)
+    let command = request.command ?? .flush
+    let transaction = transactions + Int(t)
+    transaction.pointee = Transaction(
+      connection: index, request, command, style: c.pointee.session.style)
+    transaction.pointee.bytes = bytes
+    transaction.pointee.replyMemory = replyMemory
+    c.pointee.replyMemory += replyMemory
+    c.pointee.transactions += 1
+    c.pointee.bytes += bytes
+    counters.requests += 1
+    if request.payload > 0 {
+      transaction.pointee.isReceived = false
+      c.pointee.incoming = t
+      c.pointee.payloadLeft = Int(request.payload)
+      c.pointee.dropsPayload = verdict != .perform(.write)
+    }
+    switch verdict {
+    case .perform(let command): begin(t, command, request)
+    case .refuse(let refusal): transaction.pointee.failure = refusal
+    case .succeed, .disconnect: break
+    }
+    if verdict.isAnsweredAtOnce && request.payload == 0 { makeReady(t) }
+  }
+
+  /// Starts what was let through; a WRITE starts with its payload.
+  private mutating func begin(_ t: Int32, _ command: CommandType, _ request: Request) {
+    switch command {
+    case .write, .disconnect: return
+    case .read: beginRead(t)
+    case .blockStatus:
+      let c = connections + Int(transactions[Int(t)].connection)
+      let asked = request.contexts & c.pointee.session.selectionMask
+      transactions[Int(t)].context = c.pointee.session.contextIDs[asked.trailingZeroBitCount]
+      beginStatus(t)
+    case .flush, .trim, .cache, .writeZeroes: beginPlain(t)
+    }
+  }
+
+  // MARK: Payload
+
+  /// Moves payload on; false when it must wait for bytes or memory.
+  private mutating func takePayload(_ index: Int32, _ ring: inout Ring) -> Bool {
+    let c = connections + Int(index)
+    let t = c.pointee.incoming
+    let transaction = transactions + Int(t)
+    if c.pointee.incomingPiece >= 0 { return fillPiece(index, &ring) }
+    if c.pointee.payloadLeft == 0 {
+      c.pointee.incoming = -1
+      transaction.pointee.isReceived = true
+      if transaction.pointee.pieces == 0 { makeReady(t) }
+      return true
+    }
+    if c.pointee.dropsPayload || transaction.pointee.failure != nil {
+      let count = min(c.pointee.payloadLeft, c.pointee.end - c.pointee.start)
+      c.pointee.start += count
+      c.pointee.payloadLeft -= count
+      if c.pointee.payloadLeft == 0 { return true }
+      receive(index, &ring)
+      return false
+    }
+    if transaction.pointee.isWaiting { return false }
+    guard waiting.isEmpty, beginFilling(t) else {
+      wait(t)
+      return false
+    }
+    return true
+  }
+
+  /// Gets memory for the next piece of a WRITE; false when there is none.
+  mutating func beginFilling(_ t: Int32) -> Bool {
+    let transaction = transactions + Int(t)
+    let c = connections + Int(transaction.pointee.connection)
+    let offset = transaction.pointee.nextOffset
+    let length = Piece.length(at: offset, of: UInt64(c.pointee.payloadLeft))
+    let bytes = Piece.blocks(offset, length) * Size.block
+    guard let memory = memory(bytes) else { return false }
+    let p = takePiece(t, offset, length)
+    pieces[Int(p)].state = .filling
+    pieces[Int(p)].memory = memory
+    pieces[Int(p)].memoryBytes = bytes
+    transaction.pointee.nextOffset += UInt64(length)
+    c.pointee.incomingPiece = p
+    c.pointee.filled = 0
+    return true
+  }
+
+  /// Copies from the window into the piece; what is then missing is received, straight into the
+  /// buffer when it is much.
+  private mutating func fillPiece(_ index: Int32, _ ring: inout Ring) -> Bool {
+    let c = connections + Int(index)
+    let p = c.pointee.incomingPiece
+    let piece = pieces + Int(p)
+    let target = piece.pointee.data + c.pointee.filled
+    let missing = piece.pointee.length - c.pointee.filled
+    let count = min(missing, c.pointee.end - c.pointee.start)
+    if count > 0 {
+      target.copyMemory(from: c.pointee.window + c.pointee.start, byteCount: count)
+      c.pointee.start += count
+      c.pointee.filled += count
+      c.pointee.payloadLeft -= count
+    }
+    if count == missing {
+      c.pointee.incomingPiece = -1
+      submit(p)
+      return true
+    }
+    if missing - count < Self.directReceive {
+      receive(index, &ring)
+    } else {
+      c.pointee.receiving = .payload
+      ring.receive(
+        files[Int(index)], target + count, missing - count, all: true, tag(Kind.receive, index))
+    }
+    return false
+  }
+}
+
+extension Verdict {
+  /// No engine is needed for the answer.
+  var isAnsweredAtOnce: Bool {
+    switch self {
+    case .perform, .disconnect: false
+    case .succeed, .refuse: true
+    }
+  }
+}

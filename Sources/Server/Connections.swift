@@ -1,0 +1,229 @@
+import Base
+import Glibc
+package import NBDProtocol
+import RingIO
+import VolumeEngine
+
+/// All clients: their connections, transactions, pieces and buffers, in fixed pools cut from the
+/// client memory at the start. It turns received bytes into requests for the engine
+/// (`nextRequest`) and the engine's replies (`finish`) into sends.
+///
+///     receive ─► pump ─► Handshake / parse ─► transaction ─► pieces ─► submissions ─► nextRequest
+///     send ◄─ gather ◄─ ready ◄────────────── transaction ◄─ pieces ◄─ finish(reply)
+///
+/// It knows no volume and reads no clock. `Server.swift` has the states and the invariants.
+package struct Connections: ~Copyable {
+  /// Server kinds of ring tags.
+  enum Kind {
+    static let accept = OperationTag.firstServerKind
+    static let receive = OperationTag.firstServerKind + 1
+    static let send = OperationTag.firstServerKind + 2
+    static let poll = OperationTag.firstServerKind + 3
+    static let signal = OperationTag.firstServerKind + 4
+    static let mailbox = OperationTag.firstServerKind + 5
+  }
+
+  /// Transactions of all connections together, unless fewer connections need fewer.
+  private static var mostTransactions: Int { 2048 }
+  /// Whole-megabyte pieces are rounded to this when they are not aligned.
+  static var largestBuffer: Int { 2 << 20 }
+
+  var offer: Offer
+  let limits: Limits
+
+  let connections: UnsafeMutablePointer<Connection>
+  let files: UnsafeMutablePointer<RingFile>
+  let connectionCapacity: Int
+  var freeConnections = Chain<Connection>()
+  let transactions: UnsafeMutablePointer<Transaction>
+  let transactionCapacity: Int
+  var freeTransactions = Chain<Transaction>()
+  let pieces: UnsafeMutablePointer<Piece>
+  var freePieces = Chain<Piece>()
+  var buffers: BuddyPool
+
+  /// Transactions that wait for a buffer, strictly in order.
+  var waiting = Chain<Transaction>()
+  /// Pieces that wait for the engine.
+  var submissions: IndexQueue
+  /// Connections with something to look at, to send; and those that found no free transaction.
+  var toPump = ConnectionSet()
+  var toSend = ConnectionSet()
+  var starved = ConnectionSet()
+  var counters = ClientStatistics()
+  /// What happened to connections, for the log: taken by the loop.
+  var closings: [(number: UInt64, reason: ClosingReason)] = []
+
+  /// Cuts `memory` up. `offer.limits` bounds the connections; a third of the memory does, too.
+  package init(offer: Offer, memory: UnsafeMutableRawBufferPointer) {
+    var offer = offer
+    offer.limits.unfragmentedRead = min(
+      offer.limits.unfragmentedRead, UInt32(VolumeRequest.maxTransfer))
+    offer.limits.metaContexts = min(offer.limits.metaContexts, MetaSelection.capacity)
+    offer.limits.optionData = min(
+      offer.limits.optionData, Connection.windowSize - Handshake.optionHeader)
+    offer.limits.connections = min(
+      offer.limits.connections, ConnectionSet.capacity,
+      max(1, memory.count / 3 / Connection.memory))
+    let limits = offer.limits
+    let count = limits.connections
+    let transactionCount = min(count * limits.requestsInFlight, Self.mostTransactions)
+    var arena = Arena(base: memory.baseAddress.unsafelyUnwrapped, capacity: memory.count)
+
+    // SAFETY: the client memory outlives this value; every slot is initialised before use.
+    connections = Self.take(Connection.self, count, &arena)
+    files = Self.take(RingFile.self, count, &arena)
+    connectionCapacity = count
+    let nothing = Session(
+      style: .simple, selection: MetaSelection(), export: offer.export, limits: limits)
+    for i in 0..<count {
+      (connections + i).initialize(
+        to: Connection(
+          window: arena.take(Connection.windowSize), area: arena.take(Connection.areaSize),
+          vectors: Self.take(SendVector.self, Connection.vectorCount, &arena),
+          header: Self.take(SendHeader.self, 1, &arena), session: nothing))
+      connections[i].header.initialize(to: SendHeader())
+      (files + i).initialize(to: RingFile(descriptor: -1))
+      freeConnections.push(Int32(i), connections)
+    }
+    transactions = Self.take(Transaction.self, transactionCount, &arena)
+    transactionCapacity = transactionCount
+    for i in 0..<transactionCount {
+      (transactions + i).initialize(
+        to: Transaction(connection: -1, .none, .read, style: .simple))
+      freeTransactions.push(Int32(i), transactions)
+    }
+    // A transaction has at most one piece that is not a whole megabyte. Pieces that are being
+    // sent may be more: who finds none waits.
+    let pieceCount = transactionCount + memory.count >> 20 + 2
+    pieces = Self.take(Piece.self, pieceCount, &arena)
+    for i in 0..<pieceCount {
+      let holes = Self.take(UInt64.self, Piece.holeWords, &arena)
+      (pieces + i).initialize(to: Piece(holes: holes))
+      freePieces.push(Int32(i), pieces)
+    }
+    submissions = IndexQueue(capacity: pieceCount, in: &arena)
+    let rest = Self.poolCapacity(arena.capacity - arena.used)
+    invariant(rest >= 2 * Self.largestBuffer, "S9: the client memory holds a few buffers")
+    buffers = BuddyPool(capacity: rest, largest: Self.largestBuffer, in: &arena)
+    self.offer = offer
+    self.limits = limits
+    closings.reserveCapacity(64)
+    counters.bufferBytes = UInt64(rest)
+  }
+
+  /// The least client memory, in bytes: a few connections and buffers.
+  package static var leastMemory: Int { 8 << 20 }
+
+  private static func take<T>(
+    _ type: T.Type, _ count: Int, _ arena: inout Arena
+  ) -> UnsafeMutablePointer<T> {
+    arena.take(count * MemoryLayout<T>.stride).bindMemory(to: T.self, capacity: count)
+  }
+
+  /// The largest pool that fits, with its tables.
+  private static func poolCapacity(_ bytes: Int) -> Int {
+    var capacity = bytes & ~4095
+    while capacity > 0 && BuddyPool.bytes(capacity: capacity, largest: largestBuffer) > bytes {
+      capacity -= 64 << 10
+    }
+    return max(0, capacity)
+  }
+
+  /// Connections in any phase.
+  var isEmpty: Bool { counters.connections == 0 }
+
+  /// Something can be done without waiting for the ring.
+  var hasWork: Bool { !toPump.isEmpty || !toSend.isEmpty }
+
+  /// Pieces wait for the engine.
+  var hasSubmissions: Bool { !submissions.isEmpty }
+
+  // MARK: Connections come
+
+  /// Takes a fresh connection on, or closes it at once when there is no room.
+  mutating func accept(_ descriptor: Int32, isTCP: Bool, _ ring: inout Ring, now: Instant) {
+    counters.accepted += 1
+    guard counters.handshaking < limits.connectionsInHandshake, !offer.isShuttingDown,
+      !freeConnections.isEmpty
+    else {
+      counters.refused += 1
+      Glibc.close(descriptor)
+      return
+    }
+    let index = freeConnections.pop(connections)
+    let c = connections + Int(index)
+    invariant(c.pointee.phase == .free, "S1: a free slot is free")
+    files[Int(index)] = ring.install(descriptor)
+    c.pointee.descriptor = descriptor
+    c.pointee.number = counters.accepted
+    c.pointee.isTCP = isTCP
+    if isTCP { Self.prepareTCP(descriptor) }
+    c.pointee.generation = (c.pointee.generation &+ 1) & 0xff_ffff
+    c.pointee.phase = .handshake
+    c.pointee.handshake = Handshake()
+    c.pointee.deadline = now + limits.handshakeTime
+    c.pointee.start = 0
+    c.pointee.end = 0
+    c.pointee.isLeaving = false
+    c.pointee.closesAfterSend = false
+    counters.connections += 1
+    counters.handshaking += 1
+    // Only a hang-up completes it: it is seen before the bytes that are still buffered (S6).
+    ring.poll(files[Int(index)], events: Self.hangUp, tag(Kind.poll, index))
+    c.pointee.isPolling = true
+    let length = Handshake.writeGreeting(to: c.pointee.area)
+    c.pointee.vectors[0] = SendVector(c.pointee.area, length)
+    send(index, vectors: 1, bytes: length, &ring, now: now)
+  }
+
+  /// No delay for small replies, and a silent peer is found dead after a minute. Listeners of ours
+  /// pass this on; one that was inherited may not.
+  private static func prepareTCP(_ descriptor: Int32) {
+    let tcp = Int32(IPPROTO_TCP)
+    let options: [(level: Int32, name: Int32, value: Int32)] = [
+      (tcp, TCP_NODELAY, 1), (SOL_SOCKET, SO_KEEPALIVE, 1), (tcp, TCP_KEEPIDLE, 30),
+      (tcp, TCP_KEEPINTVL, 10), (tcp, TCP_KEEPCNT, 3),
+    ]
+    for option in options {
+      var value = option.value
+      setsockopt(
+        descriptor, option.level, option.name, &value, socklen_t(MemoryLayout<Int32>.size))
+    }
+  }
+
+  /// `POLLRDHUP`: the peer will send no more.
+  private static var hangUp: Int32 { 0x2000 }
+
+  func tag(_ kind: UInt8, _ index: Int32) -> OperationTag {
+    OperationTag(
+      kind: kind, slot: UInt32(bitPattern: index),
+      generation: connections[Int(index)].generation)
+  }
+
+  /// The connection that a completion belongs to: its slot is kept until all have come (S2).
+  private func owner(_ completion: RingCompletion) -> Int32 {
+    let index = Int32(bitPattern: completion.tag.slot)
+    invariant(
+      connections[Int(index)].phase != .free
+        && connections[Int(index)].generation == completion.tag.generation,
+      "S2: a connection outlives its operations")
+    return index
+  }
+
+  /// Takes the end of a receive, send or poll.
+  mutating func complete(_ completion: RingCompletion, _ ring: inout Ring, now: Instant) {
+    let index = owner(completion)
+    switch completion.tag.kind {
+    case Kind.receive: finishReceive(index, Int(completion.result), &ring)
+    case Kind.send: finishSend(index, Int(completion.result), &ring, now: now)
+    default:
+      connections[Int(index)].isPolling = false
+      if connections[Int(index)].phase == .closing {
+        settleClosing(index, &ring)
+      } else {
+        close(index, .hungUp(busy: connections[Int(index)].transactions > 0), &ring)
+      }
+    }
+  }
+}

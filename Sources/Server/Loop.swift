@@ -1,0 +1,241 @@
+import Base
+import DeviceIO
+import Glibc
+import Logging
+import NBDProtocol
+import RingIO
+import VolumeEngine
+
+/// What a loop is made of besides its volume and its ring.
+struct LoopParts {
+  let configuration: ServerConfiguration
+  let listeners: [Listener]
+  let signals: SignalDescriptor
+  let deviceCount: Int
+  let removesPaths: Bool
+  let mailbox: Mailbox
+  let logger: Logger
+  /// Two messages: of the signal descriptor, then of the mailbox. The caller's, until the ring is
+  /// gone.
+  let messages: UnsafeMutableRawPointer
+  static var messageBytes: Int { SignalDescriptor.messageSize + WakeUp.messageSize }
+}
+
+/// The one thread's work: see `Server.swift` for its turn and its states.
+struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
+  enum State { case serving, draining, stopping, over }
+
+  var volume: Volume
+  var ring: DeviceRing
+  var connections: Connections
+  let parts: LoopParts
+  var state = State.serving
+  var now = MonotonicClock.now()
+  let began: Instant
+  var drainDeadline: Instant? = nil
+  /// Which listeners have an accept in the ring.
+  var isArmed: [Bool]
+  var nextTick: Instant
+  let tickInterval: Milliseconds
+  var lastPublished: Instant
+  var notices: [String] = []
+
+  init(
+    _ parts: LoopParts, volume: consuming Volume, ring: consuming DeviceRing,
+    connections: consuming Connections
+  ) {
+    self.volume = volume
+    self.ring = ring
+    self.connections = connections
+    self.parts = parts
+    began = now
+    lastPublished = now
+    nextTick = now
+    let limits = parts.configuration.limits
+    // A deadline is met within a quarter of its span.
+    let least = min(limits.handshakeTime.rawValue, limits.sendStall.rawValue) / 4
+    tickInterval = Milliseconds(max(20, min(1000, least)))
+    isArmed = Array(repeating: false, count: parts.listeners.count)
+    notices.reserveCapacity(64)
+  }
+
+  /// Turns until the volume is shut down.
+  mutating func run() {
+    readSignals()
+    readMailbox()
+    publish()
+    while state != .over { turn() }
+    publish()
+  }
+
+  /// One turn: one system call, then everything that can be done without another.
+  mutating func turn() {
+    ring.submitAndWait(until: wakeUpTime(), now: now)
+    now = MonotonicClock.now()
+    while let event = ring.nextEvent() {
+      switch event {
+      case .device(let completion): volume.complete(completion)
+      case .other(let completion): dispatch(completion)
+      }
+    }
+    connections.pumpAll(&ring.ring, now: now)
+    submitRequests()
+    volume.step(now: now)
+    while ring.room > 0, let operation = volume.nextOperation() { ring.submit(operation) }
+    while let reply = volume.nextReply() { connections.finish(reply) }
+    connections.serveWaiting()
+    connections.sendAll(&ring.ring, now: now)
+    if !connections.closings.isEmpty { logClosings() }
+    while let notice = volume.takeNotice() { remember(notice) }
+    if !(now < nextTick) { tick() }
+    if state != .serving { shutDownFurther() }
+  }
+
+  private mutating func submitRequests() {
+    while volume.canAccept, let request = connections.nextRequest() { volume.submit(request) }
+  }
+
+  /// When to stop waiting for the ring.
+  private func wakeUpTime() -> Instant {
+    if connections.hasWork || (connections.hasSubmissions && volume.canAccept) { return now }
+    guard let deadline = volume.nextDeadline, deadline < nextTick else { return nextTick }
+    return deadline
+  }
+
+  private mutating func dispatch(_ completion: RingCompletion) {
+    switch completion.tag.kind {
+    case Connections.Kind.accept: accepted(completion)
+    case Connections.Kind.signal:
+      if completion.result > 0 { signalled() }
+    case Connections.Kind.mailbox:
+      if parts.mailbox.isShutdownWanted { beginShutdown("the control socket") }
+      if parts.mailbox.isSnapshotWanted {
+        nextTick = min(nextTick, lastPublished + Milliseconds(200))
+      }
+      readMailbox()
+    default: connections.complete(completion, &ring.ring, now: now)
+    }
+  }
+
+  // MARK: Accepting
+
+  private mutating func accepted(_ completion: RingCompletion) {
+    let index = Int(completion.tag.slot)
+    if !completion.hasMore { isArmed[index] = false }
+    guard completion.result >= 0 else {
+      // Out of descriptors, as a rule: tried again at the next tick.
+      return
+    }
+    let isTCP: Bool
+    switch parts.listeners[index].address {
+    case .tcp: isTCP = true
+    case .unix: isTCP = false
+    }
+    connections.accept(completion.result, isTCP: isTCP, &ring.ring, now: now)
+    if !isArmed[index] { arm(index) }
+  }
+
+  private mutating func arm(_ index: Int) {
+    guard state == .serving else { return }
+    isArmed[index] = true
+    ring.ring.accept(
+      RingFile(descriptor: parts.listeners[index].descriptor),
+      OperationTag(kind: Connections.Kind.accept, slot: UInt32(index)))
+  }
+
+  // MARK: Signals and messages
+
+  private mutating func readSignals() {
+    ring.ring.readEvent(
+      RingFile(descriptor: parts.signals.descriptor), parts.messages,
+      SignalDescriptor.messageSize, OperationTag(kind: Connections.Kind.signal))
+  }
+
+  private mutating func readMailbox() {
+    ring.ring.readEvent(
+      RingFile(descriptor: parts.mailbox.wakeUp.descriptor),
+      parts.messages + SignalDescriptor.messageSize, WakeUp.messageSize,
+      OperationTag(kind: Connections.Kind.mailbox))
+  }
+
+  private mutating func signalled() {
+    let number = SignalDescriptor.number(in: parts.messages)
+    if state == .serving {
+      beginShutdown("signal \(number)")
+    } else if state == .draining {
+      // Asked twice: wait for no client any more.
+      drainDeadline = now
+    }
+    readSignals()
+  }
+
+  // MARK: Now and then
+
+  private mutating func tick() {
+    for index in isArmed.indices where !isArmed[index] { arm(index) }
+    connections.checkDeadlines(&ring.ring, now: now)
+    let isDue = !(now < lastPublished + Milliseconds(1000))
+    if isDue || parts.mailbox.isSnapshotWanted { publish() }
+    nextTick = now + tickInterval
+  }
+
+  private mutating func publish() {
+    parts.mailbox.snapshotTaken()
+    lastPublished = now
+    var snapshot = ServerSnapshot()
+    snapshot.volume = volume.statistics()
+    snapshot.devices = (0..<parts.deviceCount).map { volume.deviceStatistics(DeviceIndex($0)) }
+    connections.counters.bufferBytesFree = UInt64(connections.buffers.freeBytes)
+    snapshot.clients = connections.counters
+    snapshot.events = notices
+    snapshot.isShuttingDown = state != .serving
+    snapshot.uptime = now.since(began)
+    parts.mailbox.publish(snapshot)
+  }
+
+  private mutating func remember(_ notice: VolumeNotice) {
+    parts.logger.log(level: notice.isWarning ? .warning : .notice, "\(notice.text)")
+    if notices.count == 64 { notices.removeFirst() }
+    notices.append(notice.text)
+  }
+
+  private mutating func logClosings() {
+    for closing in connections.closings {
+      let level: Logger.Level = closing.reason.isUsual ? .debug : .info
+      parts.logger.log(
+        level: level, "connection \(closing.number) closed: \(closing.reason.text)")
+    }
+    connections.closings.removeAll(keepingCapacity: true)
+  }
+
+  // MARK: The end
+
+  private mutating func beginShutdown(_ cause: String) {
+    guard state == .serving else { return }
+    parts.logger.notice("shutting down: asked for by \(cause)")
+    state = .draining
+    drainDeadline = now + Milliseconds(parts.configuration.drainMilliseconds)
+    for (index, listener) in parts.listeners.enumerated() {
+      ring.ring.cancel(
+        OperationTag(kind: Connections.Kind.accept, slot: UInt32(index)),
+        OperationTag(kind: OperationTag.ignored))
+      listener.close(removingPath: parts.removesPaths)
+    }
+    connections.leaveAll(&ring.ring)
+  }
+
+  /// draining ─ no connection left ─► stopping ─ the volume is shut down ─► over
+  private mutating func shutDownFurther() {
+    if state == .draining {
+      if let deadline = drainDeadline, !(now < deadline) {
+        drainDeadline = nil
+        connections.closeAll(&ring.ring)
+      }
+      guard connections.isEmpty else { return }
+      state = .stopping
+      volume.beginShutdown()
+      nextTick = now
+    }
+    if volume.isShutDown && ring.pending == 0 { state = .over }
+  }
+}

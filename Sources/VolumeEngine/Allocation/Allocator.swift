@@ -1,0 +1,126 @@
+import Base
+import DeviceIO
+import DiskFormat
+
+/// Which slots are in use, device by device, and where new ones come from.
+///
+/// - A1: a slot that is mapped, reserved, in flight, pinned or not durably forgotten is not
+///   handed out: all of these are *busy*.
+/// - A2: the mapped bits are exactly what the checkpoint being built names.
+/// - A3: free + busy = total, on every device.
+struct Allocator: ~Copyable {
+  let deviceCount: Int
+  private let bitmaps: UnsafeMutablePointer<SlotBitmap>
+  private let tiers: UnsafeMutablePointer<TierIndex>
+  /// Device takes new slots.
+  private let open: UnsafeMutablePointer<Bool>
+  let tierCount: Int
+  /// Slots that only the table may take: its directories must always find room.
+  let tableReserve: UInt64
+  /// Slots promised to what the log holds.
+  var reserved: UInt64 = 0
+  private let systemSlots: UnsafeMutablePointer<UInt64>
+
+  init(superblock: Superblock, in arena: inout Arena) {
+    deviceCount = superblock.devices.count
+    tierCount = superblock.tierNames.count
+    bitmaps = arena.take(deviceCount * MemoryLayout<SlotBitmap>.stride)
+      .bindMemory(to: SlotBitmap.self, capacity: deviceCount)
+    tiers = arena.takeArray(of: TierIndex.self, count: deviceCount)
+    open = arena.takeArray(of: Bool.self, count: deviceCount)
+    systemSlots = arena.takeArray(of: UInt64.self, count: deviceCount)
+    var total: UInt64 = 0
+    for (i, device) in superblock.devices.enumerated() {
+      // SAFETY: arena memory, initialised once; SlotBitmap frees nothing.
+      (bitmaps + i).initialize(to: SlotBitmap(slotCount: device.slotCount, in: &arena))
+      tiers[i] = device.tier
+      open[i] = device.state == .inUse
+      systemSlots[i] = Allocator.systemSlots(superblock, i)
+      for s in 0..<systemSlots[i] { bitmaps[i].setBusy(s) }
+      total += device.slotCount - systemSlots[i]
+    }
+    let directories = superblock.volumeSize / (15 << 30) + 4
+    tableReserve = min(directories, max(4, total / 64))
+  }
+
+  /// Slots at a device's start that hold label, superblocks and log.
+  static func systemSlots(_ superblock: Superblock, _ device: Int) -> UInt64 {
+    var bytes = Layout.systemArea
+    if device == 0 { bytes = superblock.log.offset + superblock.log.areaSize }
+    let slot = UInt64(Size.extent)
+    return min((bytes + slot - 1) / slot, superblock.devices[device].slotCount)
+  }
+
+  static func bytes(_ superblock: Superblock) -> Int {
+    superblock.devices.reduce(4 * 4096 * 4) { $0 + SlotBitmap.bytes(slotCount: $1.slotCount) }
+  }
+
+  func bitmap(_ device: DeviceIndex) -> UnsafeMutablePointer<SlotBitmap> {
+    bitmaps + device.index
+  }
+
+  func tier(_ device: DeviceIndex) -> TierIndex { tiers[device.index] }
+
+  /// Free slots on devices that take new ones.
+  var free: UInt64 {
+    var n: UInt64 = 0
+    for i in 0..<deviceCount where open[i] { n += bitmaps[i].freeCount }
+    return n
+  }
+
+  /// Slots that may still be promised; negative when more is promised than there is.
+  var available: Int { Int(free) - Int(reserved) - Int(tableReserve) }
+
+  func freeSlots(_ tier: TierIndex) -> UInt64 {
+    var n: UInt64 = 0
+    for i in 0..<deviceCount where tiers[i] == tier && open[i] { n += bitmaps[i].freeCount }
+    return n
+  }
+
+  /// A slot on `tier`, at or after `hint` when that is on a device of the tier; else on the
+  /// device with most room.
+  mutating func allocate(tier: TierIndex, near hint: SlotAddress) -> SlotAddress? {
+    if !hint.isNone, tiers[hint.device.index] == tier, open[hint.device.index],
+      hint.slot < bitmaps[hint.device.index].slotCount,
+      let slot = bitmaps[hint.device.index].allocate(near: hint.slot)
+    {
+      return SlotAddress(device: hint.device, slot: slot)
+    }
+    var best = -1
+    for i in 0..<deviceCount where tiers[i] == tier && open[i] && bitmaps[i].freeCount > 0 {
+      if best < 0 || bitmaps[i].freeCount > bitmaps[best].freeCount { best = i }
+    }
+    guard best >= 0, let slot = bitmaps[best].allocate(near: nil) else { return nil }
+    return SlotAddress(device: DeviceIndex(best), slot: slot)
+  }
+
+  /// A slot on the preferred tier, or the nearest slower one, or any.
+  mutating func allocate(preferred: TierIndex, near hint: SlotAddress) -> SlotAddress? {
+    var t = preferred.index
+    while t < tierCount {
+      if let slot = allocate(tier: TierIndex(t), near: hint) { return slot }
+      t += 1
+    }
+    t = preferred.index - 1
+    while t >= 0 {
+      if let slot = allocate(tier: TierIndex(t), near: hint) { return slot }
+      t -= 1
+    }
+    return nil
+  }
+
+  mutating func setMapped(_ s: SlotAddress) { bitmaps[s.device.index].setMapped(s.slot) }
+  mutating func clearMapped(_ s: SlotAddress) { bitmaps[s.device.index].clearMapped(s.slot) }
+  mutating func release(_ s: SlotAddress) { bitmaps[s.device.index].clearBusy(s.slot) }
+
+  /// How full the tiers are, system areas left out.
+  func occupancy() -> TierOccupancy {
+    var o = TierOccupancy(count: tierCount)
+    for i in 0..<deviceCount {
+      let t = tiers[i].index
+      o.totalSlots[t] += bitmaps[i].slotCount - systemSlots[i]
+      o.usedSlots[t] += bitmaps[i].slotCount - systemSlots[i] - bitmaps[i].freeCount
+    }
+    return o
+  }
+}

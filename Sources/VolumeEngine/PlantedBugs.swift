@@ -1,0 +1,61 @@
+/// Rules of the engine that a test can break on purpose, to see that the simulator notices: each
+/// case names the rule of the design that it breaks. Only the simulator's command sets one.
+package enum PlantedBug: String, CaseIterable, Sendable {
+  // The log
+  /// Staging bytes may be overwritten when their append has completed, not only when durable.
+  case ringReleasedOnCompletion
+  /// The watermark moves over what completed after the flush was submitted.
+  case watermarkPassesFlush
+  /// A FLUSH is answered when the appends have completed, without a device flush.
+  case flushWithoutFlush
+  /// A failed device flush is told to one asker; the next flush succeeds.
+  case flushErrorSeenOnce
+  /// A failed append is taken for done.
+  case appendErrorIgnored
+  /// Records do not name the check of the header before them.
+  case recordWithoutChain
+  /// Records do not name their incarnation.
+  case recordWithoutIncarnation
+  /// Entries' checks are not seeded with their place.
+  case entryCheckUnseeded
+  /// Where positions overlap, the older segment wins.
+  case olderSegmentWins
+
+  // The write path
+  /// Read-modify-write does not look the block up again at staging.
+  case modifyWithoutSecondLook
+  /// The reply to a FUA write does not wait for the watermark.
+  case durableNotAwaited
+  /// A tombstone older than a data entry hides it.
+  case tombstoneWinsAlways
+
+  // The batch and the table
+  /// An entry is skipped for a younger one that is not durable.
+  case skippedForVolatile
+  /// A page is written over the twin in use.
+  case twinInUseWritten
+  /// No flush between pages and superblock A.
+  case superblockBeforePages
+  /// No flush between superblocks A and B.
+  case superblocksTogether
+  /// Slots and segments are reused when superblock A is durable, before B.
+  case reuseAfterSuperblockA
+  /// A slot is free in the moment its record is replaced, before the checkpoint.
+  case slotFreedEarly
+  /// Checksums of homes are not verified.
+  case checksumIgnored
+  /// Destage takes the table's checksum for a block the log replaced.
+  case staleChecksumKept
+
+  // Recovery
+  /// What the ring holds above the watermark is taken for durable after a kill.
+  case readableTakenForDurable
+  /// Entries above the watermark are believed without their payload's checksum.
+  case payloadNotVerified
+  /// The older of two valid superblocks is taken.
+  case olderSuperblockTaken
+  /// Serving begins before superblocks with the new incarnation are durable.
+  case incarnationNotWritten
+  /// A generation is dropped by a checkpoint that folded only a part of it in.
+  case generationDroppedEarly
+}

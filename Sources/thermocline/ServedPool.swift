@@ -1,0 +1,148 @@
+import Administration
+import Base
+import Configuration
+import DeviceIO
+import DiskFormat
+import Glibc
+import Logging
+import Rebalancing
+import RingIO
+import Server
+import VolumeEngine
+
+extension Rebalancer: PlacementPolicy {}
+
+/// A pool being served: joins configuration, devices, engine, policy, loop and control plane.
+///
+///     configuration ─► devices owned, found to be one pool ─► memory plan ─► arena, staging
+///       ─► engine recovered ─► listeners ─► control socket ─► loop … until it is told to stop
+final class ServedPool {
+  private let configuration: PoolConfiguration
+  private let pool: OpenedPool
+  private let plan: MemoryPlan
+  private let options: VolumeOptions
+  private let logger: Logger
+
+  /// Opens and owns the devices; refuses what does not belong together or does not fit.
+  init(
+    _ configuration: PoolConfiguration, acceptLostRing: Bool, logger: Logger
+  ) throws {
+    self.configuration = configuration
+    self.logger = logger
+    pool = try OpenedPool.open(configuration, access: .exclusive)
+    for note in pool.notes { logger.warning("\(note)") }
+    plan = try MemoryBudget.plan(configuration, pool.superblock)
+    let boot = SystemFile.bootID()
+    guard let bootID = Identity(boot) else {
+      throw Refusal("This boot's identity cannot be read (/proc/sys/kernel/random/boot_id).")
+    }
+    var options = VolumeOptions(bootID: bootID, memory: plan)
+    options.acceptLostRing = acceptLostRing
+    self.options = options
+  }
+
+  /// Serves until it is told to stop.
+  func serve(signals: SignalDescriptor) throws {
+    let staging = try makeStaging()
+    let region = try MemoryRegion(size: plan.arenaBytes, populated: true, hugePages: true)
+    // SAFETY: the region outlives volume and loop, which are gone when `Server.run` returns.
+    var arena = Arena(base: region.base, capacity: region.count)
+    let clients = UnsafeMutableRawBufferPointer(
+      start: arena.take(plan.clientBytes), count: plan.clientBytes)
+    let policy = Rebalancer(
+      RebalancerSettings(volumeSize: pool.superblock.volumeSize, heatBytes: plan.heatBytes),
+      now: MonotonicClock.now())
+    let volume: Volume
+    do {
+      volume = try Volume.open(
+        devices: pool.devices, staging: staging, arena: &arena, options: options, policy: policy,
+        now: MonotonicClock.now())
+    } catch {
+      throw Refusal("The pool cannot be opened: \(error.message)")
+    }
+    staging.forgetOldRings()
+
+    let listeners = try makeListeners()
+    let mailbox = try Mailbox()
+    let control = try ControlServer(
+      path: try ControlSocket.path(for: configuration), answer: makeAnswer(mailbox))
+    control.start()
+    defer { control.stop() }
+    var server = ServerConfiguration(
+      volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
+    server.isRotational = (0..<pool.devices.count).allSatisfy {
+      pool.devices.geometry(of: DeviceIndex($0)).isRotational
+    }
+    var registered = [RegisteredMemory(region.bytes, name: "the server's memory")]
+    if let ring = staging.current { registered.append(RegisteredMemory(ring, name: "the ring")) }
+    try Server.run(
+      server, volume: volume, devices: pool.devices.devices, listeners: listeners,
+      signals: signals, clientMemory: clients, registered: registered, mailbox: mailbox,
+      logger: logger)
+    // The region's pages belong to the loop until here.
+    withExtendedLifetime(region.base) {}
+  }
+
+  /// The store of staging rings. A configured directory that cannot be used is refused; without
+  /// any usable one the server goes on and waits for the device before it acknowledges.
+  private func makeStaging() throws -> RingStore {
+    do {
+      return RingStore(
+        try StagingDirectory(configured: configuration.log.staging), logger: logger)
+    } catch {
+      if configuration.log.staging != nil {
+        throw ConfigurationError(mistakes: [
+          configuration.mistake(
+            at: "log.staging", expected: "a usable directory on tmpfs", found: "\(error)")
+        ])
+      }
+      logger.warning("\(error)")
+      return RingStore(nil, logger: logger)
+    }
+  }
+
+  private func makeListeners() throws -> [Listener] {
+    var listeners: [Listener] = []
+    do throws(SystemError) {
+      if let path = configuration.listen.unix {
+        listeners += try Listener.open(.unix(path: path))
+      }
+      if let tcp = configuration.listen.tcp {
+        listeners += try Listener.open(.tcp(host: tcp.host, port: tcp.port))
+      }
+      return listeners
+    } catch {
+      for listener in listeners { listener.close(removingPath: true) }
+      throw Refusal("The server cannot listen: \(error).")
+    }
+  }
+
+  /// What the control socket answers, on its own thread.
+  private func makeAnswer(_ mailbox: Mailbox) -> ControlServer.Answer {
+    let facts = StatusFacts(configuration, pool, plan)
+    let logger = logger
+    return { path in
+      guard path == "/status" else { return nil }
+      do {
+        return (200, try facts.report(mailbox.freshSnapshot()).encoded())
+      } catch {
+        logger.error("status cannot be encoded: \(error)")
+        return (500, Array(#"{"error":"status cannot be encoded"}"#.utf8))
+      }
+    }
+  }
+}
+
+extension Mailbox {
+  /// A snapshot taken after this call began; after half a second the newest there is.
+  fileprivate func freshSnapshot() -> ServerSnapshot {
+    let before = snapshot.uptime
+    requestSnapshot()
+    for _ in 0..<100 {
+      let now = snapshot
+      if now.uptime != before { return now }
+      usleep(5000)
+    }
+    return snapshot
+  }
+}

@@ -1,0 +1,127 @@
+#!/bin/bash
+# Refusals: devices that are swapped, truncated, foreign, missing, copied or busy, pools that do not
+# fit the configuration, a lost staging ring: all refused, by name, and nothing is changed.
+source "$(dirname "$0")/common.bash"
+bounded 600 "$@"
+ours || { say "skipped: nothing of this is in a stand-in"; exit 0; }
+
+volume_size=1GiB
+log_size=128MiB
+tier fast disk0 320MiB
+tier slow disk1 1GiB disk2 1GiB
+format --sparse
+serve
+qemu-io -f raw "$uri" -c 'write -P 0x31 0 64m' -c flush >/dev/null
+stop_server
+cp "$config" "$work/good.toml"
+sha256sum "$work"/disk? >"$work/sums"
+serve_refused() { refused "$1" timeout 60 "$THERMOCLINE" serve --config "$config"; }
+
+# with SED-EXPRESSION: the good configuration, changed.
+with() {
+  sed "$1" "$work/good.toml" >"$config"
+  cmp -s "$config" "$work/good.toml" && fail "$1 changes nothing"
+  return 0
+}
+
+say "devices"
+with 's/disk0/X/; s/disk1/disk0/; s/X/disk1/; s/320MiB/X/; s/1GiB" }, /320MiB" }, /; s/"X"/"1GiB"/'
+sed -i 's/, size = "[^"]*"//' "$config"
+serve_refused "disk1 is swapped.*device 1"
+with 's/disk1/X/; s/disk2/disk1/; s/X/disk2/'
+serve_refused "disk2 is swapped.*device 2"
+with 's/, { path = "[^"]*disk2", size = "1GiB" }//'
+serve_refused "has 3 devices.*names 2.*device 2 is missing"
+cp --sparse=always "$work/disk1" "$work/twin"
+with 's/disk2/twin/'
+serve_refused "twin is a copy of .*disk1|twin is swapped"
+with 's/disk2/absent/'
+sed -i 's/, size = "[^"]*"//' "$config"
+serve_refused "absent"
+truncate -s 1G "$work/blank"
+with 's/disk2/blank/'
+serve_refused "blank carries no pool"
+cp --sparse=always "$work/disk2" "$work/short"
+truncate -s 900M "$work/short"
+with 's/disk2/short/; s/, size = "[^"]*"//g'
+serve_refused "short is truncated"
+
+say "another pool's device"
+(
+  config=$work/other.toml
+  socket=$work/other.sock
+  tiers=()
+  tier fast other0 320MiB
+  tier slow other1 1GiB other2 1GiB
+  format --sparse
+)
+with 's/disk2/other2/'
+serve_refused "other2 belongs to another pool"
+
+say "the configuration"
+with 's/size = "1GiB"$/size = "2GiB"/'
+serve_refused "volume.size.*1GiB.*2GiB"
+with 's/name = "slow"/name = "sluggish"/'
+serve_refused 'tier\[1\].name.*slow.*sluggish'
+with 's/^memory.*/memory = "64MiB"/'
+serve_refused "memory.*64MiB"
+with 's/^memory/memroy/'
+serve_refused ':1: memroy'
+with 's/size = "128MiB"/size = "256MiB"/'
+serve_refused "log.size.*128MiB"
+echo 'memory = "512MiB' >"$config"
+serve_refused ':1:'
+
+say "nothing was changed by any of it"
+cp "$work/good.toml" "$config"
+sha256sum --quiet -c "$work/sums" || fail "a refused start changed a device"
+
+say "busy"
+serve
+refused "disk0 is in use" timeout 60 "$THERMOCLINE" serve --config "$config"
+refused "in use" timeout 60 "$THERMOCLINE" format --yes --force --config "$config"
+refused "in use" timeout 60 "$THERMOCLINE" check --config "$config"
+qemu-io -f raw "$uri" -c 'read -P 0x31 0 64m' | grep -q failed && fail "the refused ones did harm"
+stop_server
+
+say "what is worth something"
+refused "disk0 carries" "$THERMOCLINE" format --yes --config "$config"
+truncate -s 1G "$work/filesystem"
+mkfs.ext4 -q -F "$work/filesystem"
+loop_device "$work/filesystem"
+with "s#\"[^\"]*disk2\", size = \"1GiB\"#\"$loop\"#"
+refused "$loop carries" "$THERMOCLINE" format --yes --config "$config"
+mkdir "$work/mnt"
+mount "$loop" "$work/mnt"
+mounts+=("$work/mnt")
+refused "$loop is mounted on" "$THERMOCLINE" format --yes --force --config "$config"
+umount "$work/mnt"
+e2fsck -fn "$loop" >/dev/null 2>&1 || fail "the filesystem was damaged by a refused format"
+
+say "a lost staging ring"
+cp "$work/good.toml" "$config"
+serve
+qemu-io -f raw "$uri" -c 'write -P 0x32 0 64m' >/dev/null
+kill_server
+rm -rf "${staging:?}"/*
+serve_refused "[Rr]ing"
+"$THERMOCLINE" serve --accept-lost-ring --config "$config" >>"$work/server.log" 2>&1 &
+server=$!
+for _ in $(seq 200); do
+  nbdinfo --size "$uri" >/dev/null 2>&1 && break
+  sleep 0.1
+done
+# Every block is the old or the new.
+/usr/bin/python3 - "$uri" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+for block in range(0, 64 << 20, 1 << 20):
+    data = h.pread(1 << 20, block)
+    for i in range(0, len(data), 4096):
+        assert data[i:i + 4096] in (b"\x31" * 4096, b"\x32" * 4096), block + i
+h.shutdown()
+PYTHON
+stop_server
+"$THERMOCLINE" check --config "$config" >"$work/check.txt" || fail "check: $(cat "$work/check.txt")"
+say "started with --accept-lost-ring, every block is the old or the new, check is clean"

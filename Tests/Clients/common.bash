@@ -1,0 +1,201 @@
+# What the client tests share: a pool in a folder of its own, a server that is started, killed and
+# stopped by its process id, and the removal of everything on the way out.
+#
+#   source "$(dirname "$0")/common.bash"
+#   bounded 300 "$@"            # ends the test after so many seconds
+#   tier fast disk0 512MiB      # a tier named fast on the file $work/disk0, made by format
+#   format; serve; …
+#
+# THERMOCLINE and THERMOCLINE_LOAD name the programs (default: the release build's).
+# STAND_IN=nbdkit serves a plain file by nbdkit instead: the scripts themselves can be tried, and
+# what only our server has is left out (see `ours`).
+
+set -Eeuo pipefail
+shopt -s inherit_errexit
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+THERMOCLINE=${THERMOCLINE:-$root/.build/release/thermocline}
+THERMOCLINE_LOAD=${THERMOCLINE_LOAD:-$root/.build/release/thermocline-load}
+STAND_IN=${STAND_IN:-}
+test_name=$(basename "$0" .sh)
+
+volume_size=4GiB
+memory=256MiB
+log_size=256MiB
+tcp=
+server=
+tiers=()
+loops=()
+mounts=()
+helpers=()
+
+# bounded SECONDS ARGUMENTS…: runs the rest of the script under a time limit.
+bounded() {
+  local limit=$1
+  shift
+  if [ -z "${CLIENT_TEST_BOUNDED:-}" ]; then
+    CLIENT_TEST_BOUNDED=1 exec timeout --kill-after=60 "$limit" "$BASH" "$0" "$@"
+  fi
+  work=$(mktemp -d "${TMPDIR:-/var/tmp}/thermocline-client.XXXXXX")
+  staging=$(mktemp -d /dev/shm/thermocline-client.XXXXXX)
+  socket=$work/nbd.sock
+  uri="nbd+unix:///?socket=$socket"
+  config=$work/pool.toml
+  began=$SECONDS
+  trap finish EXIT
+  trap 'failed_at "$LINENO" "$BASH_COMMAND"' ERR
+  trap 'say "out of time"; exit 124' TERM
+}
+
+say() { printf '%s: %s\n' "$test_name" "$*"; }
+
+fail() {
+  say "FAILED: $*" >&2
+  exit 1
+}
+
+failed_at() { say "FAILED at line $1: $2" >&2; }
+
+# True when the server under test is ours.
+ours() { [ -z "$STAND_IN" ]; }
+
+finish() {
+  local status=$? item
+  trap - EXIT ERR
+  set +e
+  for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do
+    mountpoint -q "${mounts[i]}" && { umount "${mounts[i]}" || umount -l "${mounts[i]}"; } 2>&1
+  done
+  for item in "${loops[@]}"; do losetup -d "$item" 2>/dev/null; done
+  for item in "${helpers[@]}"; do kill -9 "$item" 2>/dev/null; done
+  [ -n "$server" ] && kill -9 "$server" 2>/dev/null
+  if [ "$status" != 0 ] && [ -s "$work/server.log" ]; then
+    say "the server's last lines:"
+    tail -n 15 "$work/server.log"
+  fi
+  wait 2>/dev/null
+  if [ -z "${KEEP:-}" ]; then
+    rm -rf --one-file-system "$work" "$staging"
+  else
+    say "kept: $work $staging"
+  fi
+  [ "$status" = 0 ] && say "ok, $((SECONDS - began)) s"
+  exit "$status"
+}
+
+# tier NAME DEVICE [SIZE] [DEVICE [SIZE]]…: adds a tier. A device with a SIZE is a file that
+# format makes; a relative path lies in the test's folder.
+tier() {
+  local name=$1 list='' path
+  shift
+  while [ $# -gt 0 ]; do
+    path=$1
+    shift
+    [[ $path == /* ]] || path=$work/$path
+    list+="${list:+, }{ path = \"$path\""
+    if [ $# -gt 0 ] && [[ $1 == *iB ]]; then
+      list+=", size = \"$1\""
+      shift
+    fi
+    list+=" }"
+  done
+  tiers+=("$(printf '[[tier]]\nname = "%s"\ndevices = [%s]' "$name" "$list")")
+}
+
+write_config() {
+  {
+    printf 'memory = "%s"\n[volume]\nname = "test"\nsize = "%s"\n' "$memory" "$volume_size"
+    printf '[listen]\nunix = "%s"\n' "$socket"
+    [ -z "$tcp" ] || printf 'tcp = "%s"\n' "$tcp"
+    printf '[log]\nsize = "%s"\nstaging = "%s"\n' "$log_size" "$staging"
+    printf '%s\n' "${tiers[@]}"
+  } >"$config"
+}
+
+# format [OPTIONS]: writes the configuration and makes the pool.
+format() {
+  write_config
+  if ours; then
+    "$THERMOCLINE" format --yes --config "$config" "$@" >>"$work/format.log" 2>&1 || {
+      cat "$work/format.log" >&2
+      return 1
+    }
+  else
+    truncate -s "${volume_size%iB}" "$work/stand-in"
+  fi
+}
+
+# The command that serves the pool, as an array.
+serve_command() {
+  if ours; then
+    command=("$THERMOCLINE" serve --config "$config")
+  else
+    command=(nbdkit --foreground --pidfile "$work/stand-in.pid" -U "$socket" file "$work/stand-in")
+    [ -z "$tcp" ] ||
+      command=(nbdkit --foreground -p "${tcp##*:}" -i "${tcp%:*}" file "$work/stand-in")
+  fi
+}
+
+# serve [SECONDS]: starts the server and waits until clients are let in. Sets $server and
+# $start_milliseconds.
+serve() {
+  local patience=${1:-60} start=${EPOCHREALTIME/./} command
+  ours || rm -f "$socket"
+  serve_command
+  "${command[@]}" >>"$work/server.log" 2>&1 &
+  server=$!
+  until nbdinfo --size "${probe_uri:-$uri}" >/dev/null 2>&1; do
+    kill -0 "$server" 2>/dev/null || fail "the server ended while starting"
+    [ $(((${EPOCHREALTIME/./} - start) / 1000000)) -lt "$patience" ] ||
+      fail "the server does not let anyone in after $patience s"
+    sleep 0.02
+  done
+  start_milliseconds=$(((${EPOCHREALTIME/./} - start) / 1000))
+}
+
+# kill_server: as a crash does. stop_server: in order, within a minute.
+kill_server() {
+  kill -9 "$server"
+  wait "$server" 2>/dev/null || true
+  server=
+}
+
+stop_server() {
+  local status=0
+  kill -TERM "$server"
+  for _ in $(seq 600); do
+    kill -0 "$server" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill -0 "$server" 2>/dev/null && fail "the server does not stop on SIGTERM"
+  wait "$server" || status=$?
+  server=
+  ours && [ "$status" != 0 ] && fail "the server's exit status is $status"
+  return 0
+}
+
+# status FILTER: a figure of `status --json`, by a filter of jq.
+status() { "$THERMOCLINE" status --json --config "$config" | jq -r "$1"; }
+
+# loop_device FILE [SECTOR]: attaches FILE; sets $loop. It is detached at the end.
+loop_device() {
+  loop=$(losetup --find --show --sector-size "${2:-512}" "$1")
+  loops+=("$loop")
+}
+
+# forget_loop DEVICE: detaches it now.
+forget_loop() {
+  local item kept=()
+  losetup -d "$1"
+  for item in "${loops[@]}"; do [ "$item" = "$1" ] || kept+=("$item"); done
+  loops=("${kept[@]}")
+}
+
+# refused PATTERN COMMAND…: the command must fail, and say something that matches.
+refused() {
+  local pattern=$1 text
+  shift
+  if text=$("$@" 2>&1); then fail "not refused: $*: $text"; fi
+  grep -Eq -- "$pattern" <<<"$text" || fail "$* was refused, but without /$pattern/: $text"
+  say "refused as it should be: $(head -n 1 <<<"$text")"
+}

@@ -1,0 +1,28 @@
+import Configuration
+import Testing
+
+/// The lines of keys show in mistakes: each text has one unknown key, wherever TOML lets it stand.
+@Suite struct KeyLinesTests {
+  @Test(arguments: [
+    ("x = 1", 1, "x"),
+    ("# x = 1\n\n\"x\" = 1", 3, "x"),
+    ("a = \"\"\"\nx = 1\n\\\"\"\"\"\nx = 1", 4, "x"),
+    ("a = '''\nx = 1'''\nx = [1, # x\n 2]", 3, "x"),
+    ("memory = '\"'\nx = 'a # b'", 2, "x"),
+    ("[volume]\nname = \"x\" # [volume.x]\nx.y = 2", 3, "volume.x"),
+    ("volume = { name = \"}\", x = 1 }", 1, "volume.x"),
+    ("[[tier]]\n[[tier]]\nname = \"a\"\nx = 1979-05-27", 4, "tier[1].x"),
+    ("[[tier]]\ndevices = [\n{ path = \"]\" },\n{\tx = 1 }]", 4, "tier[0].devices[1].x"),
+    ("[[tier]]\n[[tier.devices]]\n[[tier.devices]]\nx = 1", 4, "tier[0].devices[1].x"),
+    ("[[tier]]\n[tier.x]\na = 1", 2, "tier[0].x"),
+    ("[volume]\r\nname = \"a\"\r\nx = 1", 3, "volume.x"),
+  ] as [(String, Int, String)])
+  func findsTheLine(text: String, line: Int, key: String) throws {
+    let error = try #require(throws: ConfigurationError.self) {
+      try PoolConfiguration.parse(text, file: "f")
+    }
+    let mistake = try #require(error.mistakes.first { $0.key == key }, "\(error)")
+    #expect(mistake.line == line)
+    #expect(mistake.found.contains("unknown key"))
+  }
+}

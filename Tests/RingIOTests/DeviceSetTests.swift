@@ -1,0 +1,116 @@
+import Base
+import DeviceIO
+import Glibc
+import RingIO
+import Testing
+
+private func reason(
+  _ paths: [String], _ access: DeviceAccess = .exclusive, patience: UInt64 = 100
+) -> DeviceOpenError.Reason? {
+  do throws(DeviceOpenError) {
+    _ = try DeviceSet(paths: paths, access: access, patience: Milliseconds(patience))
+    return nil
+  } catch {
+    #expect(!error.description.isEmpty)
+    return error.reason
+  }
+}
+
+@Suite(.serialized) struct DeviceSetTests {
+  @Test func whatCannotBeADeviceIsRefused() throws {
+    let directory = TemporaryDirectory()
+    let file = try directory.file("device", size: 65536)
+    let empty = directory.path + "/empty"
+    close(open(empty, O_CREAT | O_RDWR, 0o600))
+    let link = directory.path + "/link"
+    symlink(file, link)
+    #expect(reason([directory.path + "/nothing"]) == .missing)
+    #expect(reason([directory.path]) == .unsuitable)
+    #expect(reason(["/dev/null"]) == .unsuitable)
+    #expect(reason([empty]) == .empty)
+    #expect(reason([file, file]) == .duplicate(of: file))
+    #expect(reason([file, link]) == .duplicate(of: file))
+    #expect(reason([file]) == nil)
+  }
+
+  @Test func aSecondOwnerWaitsAndIsRefused() throws {
+    let directory = TemporaryDirectory()
+    let file = try directory.file("device", size: 65536)
+    let owner = try DeviceSet(paths: [file])
+    let start = MonotonicClock.now()
+    #expect(reason([file]) == .inUse)
+    #expect(MonotonicClock.now().since(start) >= 100_000_000)
+    #expect(reason([file], .shared) == .inUse)
+    #expect(reason([file], .glance) == nil)
+    // The lock is one that other programs see.
+    #expect(Command.run(["flock", "--nonblock", file, "true"]) == 1)
+    withExtendedLifetime(owner) {}
+  }
+
+  @Test func ownershipEndsWithTheSet() throws {
+    let directory = TemporaryDirectory()
+    let file = try directory.file("device", size: 65536)
+    do { _ = try DeviceSet(paths: [file]) }
+    #expect(reason([file]) == nil)
+    let readers = try DeviceSet(paths: [file], access: .shared)
+    #expect(reason([file], .shared) == nil)
+    #expect(reason([file]) == .inUse)
+    withExtendedLifetime(readers) {}
+  }
+
+  /// The owner is another process that goes away in time: the wait ends with success.
+  @Test func aDeviceGivenUpInTimeIsTaken() throws {
+    let directory = TemporaryDirectory()
+    let file = try directory.file("device", size: 65536)
+    let process = Command.start(["flock", file, "sleep", "0.4"])
+    usleep(150_000)
+    #expect(reason([file], patience: 50) == .inUse)
+    #expect(reason([file], patience: 3000) == nil)
+    if let process { _ = Command.wait(for: process) }
+  }
+
+  @Test func aBlockDeviceHasOneOwner() throws {
+    let directory = TemporaryDirectory()
+    let file = try directory.file("backing", size: 1 << 20)
+    guard let loop = LoopDevice(over: file, sector: 512) else { return }
+    let owner = try DeviceSet(paths: [loop.path])
+    #expect(reason([loop.path]) == .inUse)
+    #expect(reason([loop.path], .glance) == nil)
+    #expect(owner.isBlockDevice(DeviceIndex(UInt8(0))))
+  }
+
+  @Test func filesAreMadeWhole() throws {
+    let directory = TemporaryDirectory()
+    let path = directory.path + "/made"
+    var heard: [UInt64] = []
+    try DeviceFile.make(path: path, size: 3 << 20) { done, total in
+      #expect(total == 3 << 20)
+      heard.append(done)
+    }
+    #expect(heard.last == 3 << 20)
+    var facts = stat()
+    stat(path, &facts)
+    #expect(facts.st_size == 3 << 20)
+    #expect(facts.st_blocks * 512 >= 3 << 20)
+    #expect(facts.st_mode & 0o777 == 0o600)
+    do throws(DeviceOpenError) {
+      try DeviceFile.make(path: path, size: 4096)
+      Issue.record("a file was made twice")
+    } catch {
+      #expect(error.reason == .exists)
+    }
+    let sparse = directory.path + "/sparse"
+    try DeviceFile.make(path: sparse, size: 1 << 30, allocation: .sparse)
+    stat(sparse, &facts)
+    #expect(facts.st_size == 1 << 30 && facts.st_blocks == 0)
+    // More than any filesystem here has: the attempt leaves nothing behind.
+    let huge = directory.path + "/huge"
+    do throws(DeviceOpenError) {
+      try DeviceFile.make(path: huge, size: 1 << 43)
+      Issue.record("8 TiB were allocated")
+    } catch {
+      #expect(error.reason == .noSpace)
+    }
+    #expect(stat(huge, &facts) == -1)
+  }
+}

@@ -1,0 +1,141 @@
+import Glibc
+import NBDProtocol
+import Server
+import Testing
+
+@Suite(.serialized) struct EndTests {
+  @Test func hangUpInTheMidstOfAPayload() throws {
+    let server = try TestServer()
+    for count in [0, 1, 5000, 70_000, 1 << 20, 3_000_000] {
+      let client = try Client(server)
+      client.send(client.request(1, offset: 0, length: 4 << 20).packet)
+      client.send([UInt8](repeating: 1, count: count))
+      usleep(5000)
+      client.close()
+    }
+    server.expectIdle()
+  }
+
+  @Test func hangUpWithRequestsInTheEngine() throws {
+    let server = try TestServer()
+    for style in [ReplyStyle.simple, .extended] {
+      server.control.holdsReplies = true
+      let client = try Client(server, style)
+      for i in 0..<20 {
+        client.send(client.request(0, offset: UInt64(i) << 18, length: 2 << 20).packet)
+      }
+      let submitted = server.control.submitted
+      eventually("they are in the engine") {
+        server.control.submitted > submitted
+      }
+      client.close()
+      server.expect("the connection is gone") { $0.clients.connections == 0 }
+      server.control.holdsReplies = false
+      server.expectIdle()
+    }
+  }
+
+  @Test func whatTheEngineHasNotSeenIsDropped() throws {
+    let server = try TestServer()
+    server.control.refusesRequests = true
+    let client = try Client(server)
+    for i in 0..<10 {
+      client.send(client.request(1, offset: UInt64(i * 4096), length: 4096).packet)
+      client.send([UInt8](repeating: 1, count: 4096))
+    }
+    server.expect("they are waiting") { $0.clients.requests == 10 }
+    client.close()
+    server.expect("the connection is gone") { $0.clients.connections == 0 }
+    server.control.refusesRequests = false
+    server.expectIdle()
+    #expect(server.control.writes == 0)
+  }
+
+  /// Bytes that lie in the socket when the hang-up is seen are not requests any more.
+  @Test func hangUpComesBeforeBufferedBytes() throws {
+    let server = try TestServer { $0.requestsInFlight = 1 }
+    server.control.holdsReplies = true
+    let client = try Client(server)
+    client.send(client.request(3).packet)
+    eventually("the first is taken") { server.control.submitted == 1 }
+    client.send(client.request(1, length: 3).packet.raw([1, 2, 3]))
+    client.close()
+    server.expect("the connection is gone") { $0.clients.connections == 0 }
+    server.control.holdsReplies = false
+    server.expectIdle()
+    #expect(server.control.writes == 0)
+  }
+
+  @Test func disconnectFinishesWhatIsInFlight() throws {
+    let server = try TestServer()
+    server.control.holdsReplies = true
+    let client = try Client(server)
+    client.send(client.request(1, offset: 4096, length: 4).packet.raw([1, 2, 3, 4]))
+    client.send(client.request(0, offset: 4096, length: 4).packet)
+    client.send(client.request(2).packet)
+    client.send(client.request(0, offset: 0, length: 4).packet)
+    eventually("two are taken") { server.control.submitted == 2 }
+    usleep(20_000)
+    server.control.holdsReplies = false
+    #expect(client.reply(expecting: { _ in (1, 4096, 4) }).error == 0)
+    #expect(client.reply(expecting: { _ in (0, 4096, 4) }).data == [1, 2, 3, 4])
+    #expect(client.isAtEnd)
+    #expect(server.control.submitted == 2)
+    server.expectIdle()
+  }
+
+  @Test func shutdownDrains() throws {
+    let server = try TestServer()
+    server.control.holdsReplies = true
+    let busy = try Client(server)
+    let idle = try Client(server)
+    let half = try Client(server)
+    let shaking = try Client(server, nil)
+    _ = shaking.read(18)
+    busy.send(busy.request(1, length: 3).packet.raw([7, 8, 9]))
+    half.send(half.request(1, length: 1 << 20).packet.raw([1, 2]))
+    eventually("one is taken") { server.control.submitted == 1 }
+    server.mailbox.requestShutdown()
+    #expect(idle.isAtEnd && shaking.isAtEnd && half.isAtEnd)
+    #expect((try? Client(server, nil))?.isAtEnd ?? true)
+    server.control.holdsReplies = false
+    #expect(busy.reply(expecting: { _ in (1, 0, 3) }).error == 0)
+    #expect(busy.isAtEnd)
+    server.join()
+    #expect(server.mailbox.snapshot.isShuttingDown)
+  }
+
+  @Test func shutdownDoesNotWaitForEver() throws {
+    let server = try TestServer(size: 64 << 20)
+    let lazy = try Client(server)
+    for _ in 0..<8 { lazy.send(lazy.request(0, length: 8 << 20).packet) }
+    usleep(50_000)
+    server.stop()
+  }
+
+  @Test func garbageHurtsNobody() throws {
+    let server = try TestServer()
+    let good = try Client(server, .structured)
+    #expect(good.write(0, [42]).error == 0)
+    var random = Xorshift(state: 5)
+    for round in 0..<150 {
+      let bad = try Client(server, round % 3 == 0 ? nil : .extended)
+      if round % 3 == 0 { bad.send(Packet().u32(3)) }
+      for _ in 0..<4 {
+        var bytes = (0..<random.below(300)).map { _ in UInt8(random.below(256)) }
+        if random.below(2) == 0 {
+          let type = UInt16(random.below(10))
+          let flags = UInt16(random.below(64))
+          let length = UInt64(random.below(1 << 22))
+          bytes = bad.request(type, flags: flags, length: length).packet.bytes + bytes
+        }
+        if !bad.send(bytes) { break }
+      }
+      if round % 7 == 0 { usleep(2000) }
+      bad.close()
+    }
+    #expect(good.read(0, 1).data.count == 1)
+    good.close()
+    server.expectIdle()
+  }
+}

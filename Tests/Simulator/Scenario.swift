@@ -188,9 +188,9 @@ package struct Scenario: Sendable {
       cache \(cacheBytes >> 10) KiB\
       \(hasStaging ? "" : ", no staging"), placed writes \(placedWrites)
       \(pool.joined(separator: "; "))
-      \(clients) clients × \(depth), weights \(weights), to \(maxTransfer) bytes, ranges to \(maxRange) blocks, FUA \
-      \(durableChance) ‰, hot \(hotBlocks) blocks \(hotChance) ‰, whole blocks \
-      \(wholeBlockChance) ‰
+      \(clients) clients × \(depth), weights \(weights), to \(maxTransfer) bytes, \
+      ranges to \(maxRange) blocks, FUA \(durableChance) ‰, hot \(hotBlocks) blocks \
+      \(hotChance) ‰, whole blocks \(wholeBlockChance) ‰
       order \(order), deliver \(deliverChance) ‰, issue \(issueChance) ‰, jump \(jumpChance) ‰, \
       turn \(turnTime) ns, \(lives) lives × \(turns) turns, ends \(ends), recovery crash \
       \(recoveryCrashChance) ‰, moves \(moves) ‰, restless \(restlessness) ‰

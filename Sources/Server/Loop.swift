@@ -23,6 +23,9 @@ struct LoopParts {
 
 /// The one thread's work: see `Server.swift` for its turn and its states.
 struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
+  /// A turn takes so many events at most: clients work on the first replies of a burst while the
+  /// next are made.
+  private static var eventsPerTurn: Int { 16 }
   enum State { case serving, draining, stopping, over }
 
   var volume: Volume
@@ -72,7 +75,9 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   mutating func turn() {
     ring.submitAndWait(until: wakeUpTime(), now: now)
     now = MonotonicClock.now()
-    while let event = ring.nextEvent() {
+    var events = 0
+    while events < Self.eventsPerTurn, let event = ring.nextEvent() {
+      events += 1
       switch event {
       case .device(let completion): volume.complete(completion)
       case .other(let completion): dispatch(completion)
@@ -97,7 +102,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
 
   /// When to stop waiting for the ring.
   private func wakeUpTime() -> Instant {
-    if connections.hasWork || (connections.hasSubmissions && volume.canAccept) { return now }
+    if ring.hasEvents || connections.hasWork || (connections.hasSubmissions && volume.canAccept) { return now }
     guard let deadline = volume.nextDeadline, deadline < nextTick else { return nextTick }
     return deadline
   }

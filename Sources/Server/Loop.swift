@@ -102,7 +102,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
 
   /// When to stop waiting for the ring.
   private func wakeUpTime() -> Instant {
-    if ring.hasEvents || connections.hasWork || (connections.hasSubmissions && volume.canAccept) { return now }
+    if ring.hasEvents || connections.hasWork { return now }
+    if connections.hasSubmissions && volume.canAccept { return now }
     guard let deadline = volume.nextDeadline, deadline < nextTick else { return nextTick }
     return deadline
   }

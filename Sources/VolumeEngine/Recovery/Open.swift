@@ -287,7 +287,8 @@ extension Volume {
 
   /// Into fresh segments: first the records, flushed, then the headers that make them count. The
   /// watermark found may be older than what was durable, so until the copy is safe the old
-  /// segments must go on to hold these positions.
+  /// segments must go on to hold these positions. A header claims a whole segment, though its
+  /// successor may begin earlier: the last goes first, each flushed before the one in front of it.
   private mutating func appendAgain(_ replay: inout Replay, _ io: SyncIO) throws(SyncError) {
     let buffer = AlignedBuffer(RecordHeader.maxLength)
     let first = log.segments.count
@@ -308,7 +309,7 @@ extension Volume {
       at = at + length
     }
     try io.flush(DeviceIndex(0))
-    for i in first..<log.segments.count {
+    for i in (first..<log.segments.count).reversed() {
       let segment = log.segments[i]
       SegmentHeader(
         index: UInt32(segment.index), serial: segment.serial, start: segment.start,
@@ -317,6 +318,7 @@ extension Volume {
       try io.write(
         DeviceIndex(0), log.geometry.segmentOffset(segment.index), from: buffer.base,
         Layout.metadataBlock)
+      try io.flush(DeviceIndex(0))
       log.segments[i].headerWritten = true
     }
     // The next record goes to a fresh segment: nothing here is written twice.

@@ -41,10 +41,12 @@ extension Reference {
     try checkRead(cells: cells, issued: issued, memory: memory)
     let start = layout.offset(cells.lowerBound)
     for cell in cells {
+      let wasCut = isCut[cell]
       isCut[cell] = false
       if nodes[Int(heads[cell])].next == 0 { continue }
       let bytes = memory + Int(layout.offset(cell) - start)
-      try narrow(cell, bytes)
+      // Zeros may be those that the list has let go of.
+      if !wasCut || !Content.isZero(bytes, layout.length(cell)) { try narrow(cell, bytes) }
       filter(cell) { $0.dropped > issued && holds(bytes, cell, $0.version) }
       settle(cell)
     }

@@ -54,6 +54,8 @@ package struct StatusReport: Codable, Equatable, Sendable {
     package var path = ""
     /// `in-use`, `read-only`, `evacuating`, `empty`, `failed`, `missing`.
     package var state = ""
+    /// Whether it is taken for a device that seeks: as configured, else as the kernel says.
+    package var rotational = false
     package var readErrors: UInt64 = 0
     package var writeErrors: UInt64 = 0
     package var checksumErrors: UInt64 = 0

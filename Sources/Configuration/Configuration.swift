@@ -99,6 +99,8 @@ package struct DeviceSettings: Sendable, Equatable {
   package var path: String
   /// Bytes; given for regular files only, which `format` then makes.
   package var size: UInt64?
+  /// Whether the device seeks; nil takes what the kernel says.
+  package var isRotational: Bool?
 }
 
 /// The numbers that bound a configuration.

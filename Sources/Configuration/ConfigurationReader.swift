@@ -206,8 +206,8 @@ private final class ConfigurationReader {
   }
 
   private func readDevice(_ table: TOMLTable, at key: String) -> DeviceSettings {
-    checkKeys(of: table, at: key, allowed: ["path", "size"])
-    var device = DeviceSettings(path: "", size: nil)
+    checkKeys(of: table, at: key, allowed: ["path", "size", "rotational"])
+    var device = DeviceSettings(path: "")
     if table["path"] == nil {
       note("\(key).path", "the path of a block device or a regular file", "nothing")
     } else if let path = path(in: table, "path", at: key, example: "/dev/nvme0n1") {
@@ -217,6 +217,7 @@ private final class ConfigurationReader {
       device.size = size(
         in: table, "size", at: key, least: ConfigurationLimits.minimumDevice, example: "8GiB")
     }
+    device.isRotational = truth(in: table, "rotational", at: key)
     return device
   }
 
@@ -281,6 +282,13 @@ private final class ConfigurationReader {
       return nil
     }
     return text
+  }
+
+  /// The truth value at `key`, or nil when there is none (which is no mistake) or it is none.
+  private func truth(in table: TOMLTable, _ key: String, at path: String) -> Bool? {
+    guard let value = table[key] else { return nil }
+    if value.bool == nil { note(join(path, key), "true or false", kind(value)) }
+    return value.bool
   }
 
   private func path(

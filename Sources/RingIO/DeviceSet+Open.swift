@@ -6,8 +6,10 @@ import Glibc
 /// Opening one device: look, open, own, measure.
 extension DeviceSet {
   static func open(
-    _ path: String, _ access: DeviceAccess, until deadline: Instant, among others: [Opened]
+    _ request: DeviceRequest, _ access: DeviceAccess, until deadline: Instant,
+    among others: [Opened]
   ) throws(DeviceOpenError) -> Opened {
+    let path = request.path
     var facts = stat()
     guard stat(path, &facts) == 0 else {
       throw DeviceOpenError(path, SystemError.last("stat"))
@@ -24,7 +26,8 @@ extension DeviceSet {
     let handle = try own(path, access, isBlockDevice, until: deadline)
     do throws(DeviceOpenError) {
       var direct = handle.isDirect
-      let geometry = try measure(path, handle.descriptor, isBlockDevice, facts, &direct)
+      var geometry = try measure(path, handle.descriptor, isBlockDevice, facts, &direct)
+      if let isRotational = request.isRotational { geometry.isRotational = isRotational }
       return Opened(
         path: path, descriptor: handle.descriptor, geometry: geometry,
         isBlockDevice: isBlockDevice, isDirect: direct, identity: identity,

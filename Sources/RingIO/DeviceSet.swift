@@ -13,6 +13,19 @@ package enum DeviceAccess: Sendable {
   case glance
 }
 
+/// A device or file to open.
+package struct DeviceRequest: Sendable {
+  package var path: String
+  /// Whether it has platters and a head that seeks; nil takes what the kernel says, which is often
+  /// wrong for virtual disks and remote ones.
+  package var isRotational: Bool?
+
+  package init(path: String, isRotational: Bool? = nil) {
+    self.path = path
+    self.isRotational = isRotational
+  }
+}
+
 /// The opened devices of a pool: descriptors, ownership, geometry. Closed at the end.
 ///
 /// Invariants:
@@ -38,20 +51,28 @@ package final class DeviceSet {
   /// What the set does without, each a complete sentence.
   package let notes: [String]
 
-  /// Opens all of `paths`, in order, and makes this process their owner; tries for `patience` when
-  /// one is in use. On an error nothing stays open.
-  package init(
+  /// Opens all of `paths`, in order, with what the kernel says about them; else as below.
+  package convenience init(
     paths: [String], access: DeviceAccess = .exclusive, patience: Milliseconds = Milliseconds(5000)
+  ) throws(DeviceOpenError) {
+    try self.init(paths.map { DeviceRequest(path: $0) }, access: access, patience: patience)
+  }
+
+  /// Opens all of `requests`, in order, and makes this process their owner; tries for `patience`
+  /// when one is in use. On an error nothing stays open.
+  package init(
+    _ requests: [DeviceRequest], access: DeviceAccess = .exclusive,
+    patience: Milliseconds = Milliseconds(5000)
   ) throws(DeviceOpenError) {
     let deadline = MonotonicClock.now() + patience
     var opened: [Opened] = []
     var notes: [String] = []
     do throws(DeviceOpenError) {
-      for path in paths {
-        let device = try DeviceSet.open(path, access, until: deadline, among: opened)
+      for request in requests {
+        let device = try DeviceSet.open(request, access, until: deadline, among: opened)
         opened.append(device)
         if !device.isDirect {
-          notes.append("\(path): its filesystem has no direct I/O; the page cache is used.")
+          notes.append("\(request.path): its filesystem has no direct I/O; the page cache is used.")
         }
       }
     } catch {

@@ -21,7 +21,7 @@ struct OpenedPool {
   ) throws -> OpenedPool {
     let named = configuration.devices
     let set = try DeviceSet(
-      paths: named.map(\.settings.path), access: access, patience: patience)
+      named.map(\.settings.request), access: access, patience: patience)
     let devices = try RingWaitingDevices(set)
     let candidates = named.enumerated().map { index, device in
       PoolMembership.Candidate(
@@ -123,6 +123,11 @@ struct OpenedPool {
     case .mismatch(let what): return what
     }
   }
+}
+
+extension DeviceSettings {
+  /// How to open the device.
+  var request: DeviceRequest { DeviceRequest(path: path, isRotational: isRotational) }
 }
 
 /// Reading single metadata blocks of 4 KiB from opened devices.

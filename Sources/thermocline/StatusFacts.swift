@@ -1,7 +1,10 @@
 import Administration
+import Base
 import Configuration
+import DeviceIO
 import DiskFormat
 import Glibc
+import RingIO
 import Server
 import VolumeEngine
 
@@ -14,6 +17,8 @@ struct StatusFacts: Sendable {
   private let tiers: [TierSettings]
   /// By device index.
   private let states: [String]
+  /// By device index.
+  private let rotational: [Bool]
 
   init(_ configuration: PoolConfiguration, _ pool: OpenedPool, _ plan: MemoryPlan) {
     volumeName = configuration.volume.name
@@ -22,6 +27,9 @@ struct StatusFacts: Sendable {
     uris = configuration.uris
     tiers = configuration.tiers
     states = pool.superblock.devices.map { DeviceStateText.text($0.state) }
+    rotational = (0..<pool.devices.count).map {
+      pool.devices.geometry(of: DeviceIndex($0)).isRotational
+    }
   }
 
   func report(_ snapshot: ServerSnapshot) -> StatusReport {
@@ -63,6 +71,7 @@ struct StatusFacts: Sendable {
         var device = StatusReport.Device()
         device.path = settings.path
         device.state = next < states.count ? states[next] : ""
+        device.rotational = next < rotational.count && rotational[next]
         if next < snapshot.devices.count {
           device.readErrors = snapshot.devices[next].readErrors
           device.writeErrors = snapshot.devices[next].writeErrors

@@ -21,7 +21,7 @@ private let good = """
   name = "slow"
   devices = [
     { path = "/srv/slow.img", size = "8GiB" },
-    { path = "/dev/sdb" },
+    { path = "/dev/sdb", rotational = true },
   ]
   """
 
@@ -48,6 +48,7 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     #expect(c.tiers.map(\.name) == ["fast", "slow"])
     #expect(c.tiers[1].devices.map(\.path) == ["/srv/slow.img", "/dev/sdb"])
     #expect(c.tiers[1].devices.map(\.size) == [8 << 30, nil])
+    #expect(c.devices.map(\.settings.isRotational) == [nil, nil, true])
     #expect(c.devices.map(\.tier) == [0, 1, 1])
     #expect(c.devices.map(\.number) == [0, 0, 1])
   }
@@ -103,12 +104,13 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     ("[{ path = \"/dev/nvme0n1\" }]", "[]", 14, "tier[0].devices", "at least one", "empty"),
     ("[{ path = \"/dev/nvme0n1\" }]", "\"/dev/a\"", 14, "tier[0].devices", "an array", "/dev/a"),
     ("{ path = \"/dev/nvme0n1\" }", "3", 14, "tier[0].devices[0]", "a device", "integer 3"),
-    ("{ path = \"/dev/sdb\" }", "{}", 19, "tier[1].devices[1].path", "the path", "nothing"),
+    ("path = \"/dev/sdb\", ", "", 19, "tier[1].devices[1].path", "the path", "nothing"),
     ("/dev/sdb", "sdb", 19, "tier[1].devices[1].path", "absolute", "sdb"),
     ("/dev/sdb", "/dev/nvme0n1", 19, "tier[1].devices[1].path", "once", "tier[0].devices[0].path"),
     ("\"8GiB\"", "8", 18, "tier[1].devices[0].size", "a size", "the integer 8"),
     ("\"8GiB\"", "\"8MiB\"", 18, "tier[1].devices[0].size", "at least 16MiB", "8MiB"),
     ("size = \"8GiB\"", "sise = \"8GiB\"", 18, "tier[1].devices[0].sise", "path, size", "sise"),
+    ("= true", "= 1", 19, "tier[1].devices[1].rotational", "true or false", "the integer 1"),
   ] as [(String, String, Int, String, String, String)])
   func refuses(
     part: String, by planted: String, line: Int, key: String, expected: String, found: String

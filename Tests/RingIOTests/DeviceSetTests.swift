@@ -79,6 +79,23 @@ private func reason(
     #expect(owner.isBlockDevice(DeviceIndex(UInt8(0))))
   }
 
+  /// What the operator says goes before what the kernel says, for files and for block devices.
+  @Test func rotationCanBeSaid() throws {
+    let directory = TemporaryDirectory()
+    var paths = [try directory.file("file", size: 1 << 20)]
+    let loop = LoopDevice(over: try directory.file("backing", size: 1 << 20), sector: 512)
+    if let loop { paths.append(loop.path) }
+    for path in paths {
+      let said = try DeviceSet(paths: [path]).geometry(of: DeviceIndex(0)).isRotational
+      for isRotational in [nil, true, false] {
+        let request = DeviceRequest(path: path, isRotational: isRotational)
+        let set = try DeviceSet([request])
+        #expect(set.geometry(of: DeviceIndex(0)).isRotational == isRotational ?? said)
+      }
+    }
+    withExtendedLifetime(loop) {}
+  }
+
   @Test func filesAreMadeWhole() throws {
     let directory = TemporaryDirectory()
     let path = directory.path + "/made"

@@ -15,10 +15,15 @@ struct Allocator: ~Copyable {
   /// Device takes new slots.
   private let open: UnsafeMutablePointer<Bool>
   let tierCount: Int
-  /// Slots that only the table may take: its directories must always find room.
+  /// Slots that only the table may take: its directories must always find room, and, where they
+  /// are few beside the pool, the chunks of all pages that the volume can have.
   let tableReserve: UInt64
+  /// Slots to promise to an extent that may have no home: its own, and that of its page's chunk
+  /// unless `tableReserve` holds it.
+  let slotsPerExtent: UInt64
   /// Slots promised to what the log holds.
   var reserved: UInt64 = 0
+  private let shortBelow: Int
   private let systemSlots: UnsafeMutablePointer<UInt64>
 
   init(superblock: Superblock, in arena: inout Arena) {
@@ -39,8 +44,17 @@ struct Allocator: ~Copyable {
       for s in 0..<systemSlots[i] { bitmaps[i].setBusy(s) }
       total += device.slotCount - systemSlots[i]
     }
-    let directories = superblock.volumeSize / (15 << 30) + 4
-    tableReserve = min(directories, max(4, total / 64))
+    let directories = min(superblock.volumeSize / (15 << 30) + 4, max(4, total / 64))
+    let chunks = superblock.volumeSize / Allocator.bytesPerChunk + 1
+    let areFew = chunks <= total / 64
+    tableReserve = directories + (areFew ? chunks : 0)
+    slotsPerExtent = areFew ? 1 : 2
+    shortBelow = max(16, Int(clamping: total / 8))
+  }
+
+  /// Bytes of the volume that one chunk of pages describes.
+  private static var bytesPerChunk: UInt64 {
+    UInt64(Size.extent / Layout.metadataBlock * Page.recordsPerPage * Size.extent)
   }
 
   /// Slots at a device's start that hold label, superblocks and log.
@@ -70,6 +84,9 @@ struct Allocator: ~Copyable {
 
   /// Slots that may still be promised; negative when more is promised than there is.
   var available: Int { Int(free) - Int(reserved) - Int(tableReserve) }
+
+  /// Little enough is left that a closer look at each promise pays.
+  var isShort: Bool { available < shortBelow }
 
   func freeSlots(_ tier: TierIndex) -> UInt64 {
     var n: UInt64 = 0

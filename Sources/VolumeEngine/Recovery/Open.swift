@@ -186,8 +186,8 @@ extension Volume {
           log.payloadBlocks += 1
         }
         if g.pointee.index.insertExtent(entry.extent) {
-          allocator.reserved += 2
-          g.pointee.reservedSlots += 2
+          allocator.reserved += allocator.slotsPerExtent
+          g.pointee.reservedSlots += allocator.slotsPerExtent
         }
       case .deallocated, .zeroed:
         try indexZeros(entry)
@@ -226,8 +226,8 @@ extension Volume {
       for e in extents {
         let isNew = g.pointee.index.insertExtent(ExtentIndex(keeps ? e : e | Log.markFlag))
         guard keeps, isNew else { continue }
-        allocator.reserved += 2
-        g.pointee.reservedSlots += 2
+        allocator.reserved += allocator.slotsPerExtent
+        g.pointee.reservedSlots += allocator.slotsPerExtent
       }
     } else if keeps {
       let count = UInt64(extents.count)

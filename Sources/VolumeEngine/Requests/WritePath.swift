@@ -224,21 +224,32 @@ extension Volume {
   mutating func reserveSlots(_ r: Int, _ extent: ExtentIndex) -> Staging? {
     let g = log.current
     if g.pointee.index.containsExtent(extent) { return nil }
-    var cost = 2
-    if allocator.available < 16 {
+    var cost = promise(extent)
+    if cost > 0, allocator.available < 16, !log.touches(extent) {
       switch require(ExtentTable.page(of: extent)) {
-      case .ready(let f): cost = table.record(f, extent).home.isNone ? 1 : 0
-      case .absent, .damaged: cost = 2
+      case .ready, .absent, .damaged: cost = promise(extent)
       case .failed, .noSlot: return .failed(.ioError)
       case .wait(let f): return waitOutsideQueue(r, f)
       case .noFrame: return waitOutsideQueue(r, -1)
       }
-      if cost > 0, allocator.available < cost { return drain(r) }
     }
-    allocator.reserved += UInt64(cost)
-    g.pointee.reservedSlots += UInt64(cost)
+    if cost > 0, allocator.available < Int(cost) { return drain(r) }
+    allocator.reserved += cost
+    g.pointee.reservedSlots += cost
     _ = g.pointee.index.insertExtent(extent)
     return nil
+  }
+
+  /// Slots that an extent's destage may need, by what is known without reading: none where a home
+  /// is patched in place. What the log holds of it may yet take that home away.
+  private func promise(_ extent: ExtentIndex) -> UInt64 {
+    guard allocator.isShort, !log.touches(extent),
+      let f = table.cache.find(PageCache.key(ExtentTable.page(of: extent))),
+      table.cache[f].state == .clean || table.cache[f].state == .dirty
+    else { return allocator.slotsPerExtent }
+    let record = table.record(f, extent)
+    let isKept = !record.home.isNone && record.birth == log.current.pointee.epoch
+    return isKept && isWithinDevice(record.home) ? 0 : allocator.slotsPerExtent
   }
 
   mutating func waitOutsideQueue(_ r: Int, _ frame: FrameIndex) -> Staging {

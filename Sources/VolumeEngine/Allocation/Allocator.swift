@@ -49,7 +49,7 @@ struct Allocator: ~Copyable {
     let areFew = chunks <= total / 64
     tableReserve = directories + (areFew ? chunks : 0)
     slotsPerExtent = areFew ? 1 : 2
-    shortBelow = max(16, Int(clamping: total / 8))
+    shortBelow = max(16, Int(clamping: total / 2))
   }
 
   /// Bytes of the volume that one chunk of pages describes.
@@ -85,7 +85,7 @@ struct Allocator: ~Copyable {
   /// Slots that may still be promised; negative when more is promised than there is.
   var available: Int { Int(free) - Int(reserved) - Int(tableReserve) }
 
-  /// Little enough is left that a closer look at each promise pays.
+  /// No more than half is left: a closer look at each promise pays.
   var isShort: Bool { available < shortBelow }
 
   func freeSlots(_ tier: TierIndex) -> UInt64 {

@@ -74,6 +74,9 @@ struct Batch: ~Copyable {
   let superblockPage: UnsafeMutableRawPointer
   var superblockRetryAt: Instant?
   var pending: PendingSuperblock = .checkpoint
+  /// Promises of extents that got no home because younger entries, which rely on them, supersede
+  /// all: the next generation takes them over.
+  var keptPromises: UInt64 = 0
   /// Slots that the checkpoint being built forgets, and those it newly names.
   let freed: UnsafeMutablePointer<SlotAddress>
   let gained: UnsafeMutablePointer<SlotAddress>
@@ -196,6 +199,7 @@ extension Volume {
     batch.sweepPage = 0
     batch.pageFrame = -1
     batch.sweepEnded = false
+    batch.keptPromises = 0
     batch.startedAt = now
     batch.bytesDone = 0
     pumpSweep()

@@ -206,7 +206,10 @@ extension Volume {
 
   private mutating func dropGeneration() {
     let g = log.generation(0)
-    allocator.reserved -= g.pointee.reservedSlots
+    let kept = min(batch.keptPromises, g.pointee.reservedSlots)
+    allocator.reserved -= g.pointee.reservedSlots - kept
+    log.generation(1).pointee.reservedSlots += kept
+    batch.keptPromises = 0
     g.pointee.state = .free
     log.oldest = (log.oldest + 1) & (Log.maxGenerations - 1)
     log.generationCount -= 1

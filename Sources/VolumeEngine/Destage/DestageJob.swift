@@ -27,6 +27,8 @@ struct DestageJob {
   var carried: UInt16 = 0
   /// Fresh slot to write to; none: patch in place.
   var fresh = SlotAddress.none
+  /// Some block's entry was skipped for a younger one.
+  var isSuperseded = false
   var wasMove = false
   var isVoluntary = false
   var fromTier = TierIndex(UInt8(0))
@@ -50,6 +52,9 @@ extension Volume {
     let job = batch.jobs[j]
     let record = table.record(frame, extent)
     let move = batch.move(of: extent)
+    if batch.jobs[j].isSuperseded, job.data == 0, record.home.isNone {
+      batch.keptPromises += allocator.slotsPerExtent
+    }
     if job.data | job.zero | job.keep | job.lost == 0, move == nil { return true }
     guard chooseHome(j, record, move) else {
       // No slot anywhere: reservations make this a matter of moves alone.
@@ -71,7 +76,11 @@ extension Volume {
     let extent = batch.jobs[j].extent
     for i in 0..<Size.blocksPerExtent {
       let block = extent.block(i)
-      guard let cell = log.findInGeneration(0, block), !isSuperseded(block) else { continue }
+      guard let cell = log.findInGeneration(0, block) else { continue }
+      guard !isSuperseded(block) else {
+        batch.jobs[j].isSuperseded = true
+        continue
+      }
       let bit = UInt16(1) << UInt16(i)
       switch cell.kind {
       case .payload:

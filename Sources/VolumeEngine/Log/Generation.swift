@@ -52,6 +52,12 @@ struct Generation: ~Copyable {
       && tombstones.count + demand.tombstones + 2 < sizes.tombstones
   }
 
+  /// Whether blocks of the extent may have been zeroed or deallocated.
+  func hasZeros(in extent: ExtentIndex) -> Bool {
+    index.containsExtent(ExtentIndex(extent.rawValue | Log.markFlag))
+      || tombstones.count > 0 && isUnderRange(extent)
+  }
+
   /// Whether a range of zeros touches the extent.
   func isUnderRange(_ extent: ExtentIndex) -> Bool {
     let i = tombstones.firstIndex(endingAfter: extent.block(0))

@@ -298,13 +298,9 @@ struct Log: ~Copyable {
 
   /// Whether any generation has an entry or a range that may touch the extent.
   func touches(_ extent: ExtentIndex) -> Bool {
-    let marked = ExtentIndex(extent.rawValue | Log.markFlag)
     for i in 0..<generationCount {
       let g = generation(i)
-      if g.pointee.index.containsExtent(extent) || g.pointee.index.containsExtent(marked) {
-        return true
-      }
-      if g.pointee.tombstones.count > 0, g.pointee.isUnderRange(extent) { return true }
+      if g.pointee.index.containsExtent(extent) || g.pointee.hasZeros(in: extent) { return true }
     }
     return false
   }

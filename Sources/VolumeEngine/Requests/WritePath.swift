@@ -240,15 +240,28 @@ extension Volume {
     return nil
   }
 
-  /// Slots that an extent's destage may need, by what is known without reading: none where a home
-  /// is patched in place. What the log holds of it may yet take that home away.
+  /// Slots that an extent's destage may need, by what is known without reading. None where a home
+  /// is patched in place: one that the table has, or that an older generation's promise will give.
+  /// Zeros on the way may take a home away.
   private func promise(_ extent: ExtentIndex) -> UInt64 {
-    guard allocator.isShort, !log.touches(extent),
-      let f = table.cache.find(PageCache.key(ExtentTable.page(of: extent))),
+    guard allocator.isShort, !log.current.pointee.hasZeros(in: extent) else {
+      return allocator.slotsPerExtent
+    }
+    let epoch = log.current.pointee.epoch
+    var i = log.generationCount - 2
+    while i >= 0 {
+      let g = log.generation(i)
+      if g.pointee.epoch != epoch || g.pointee.hasZeros(in: extent) {
+        return allocator.slotsPerExtent
+      }
+      if g.pointee.index.containsExtent(extent) { return 0 }
+      i -= 1
+    }
+    guard let f = table.cache.find(PageCache.key(ExtentTable.page(of: extent))),
       table.cache[f].state == .clean || table.cache[f].state == .dirty
     else { return allocator.slotsPerExtent }
     let record = table.record(f, extent)
-    let isKept = !record.home.isNone && record.birth == log.current.pointee.epoch
+    let isKept = !record.home.isNone && record.birth == epoch
     return isKept && isWithinDevice(record.home) ? 0 : allocator.slotsPerExtent
   }
 

@@ -9,6 +9,8 @@ package struct MemoryPlan: Sendable, Equatable {
   package var clientBytes: Int
   /// Bytes for the policy's heat map, outside of the arena.
   package var heatBytes: Int
+  /// Bytes of the log that the batch reads at a time; it has two such buffers.
+  package var unitBytes: Int
   /// Bytes for cached pages.
   package var cacheBytes: Int
   /// Bytes the engine takes from the arena, cached pages included.
@@ -18,21 +20,23 @@ package struct MemoryPlan: Sendable, Equatable {
 
   /// A plan with given parts, for tests and the simulator.
   package init(
-    ringBytes: Int, clientBytes: Int, heatBytes: Int, cacheBytes: Int, superblock: Superblock
+    ringBytes: Int, clientBytes: Int, heatBytes: Int, unitBytes: Int, cacheBytes: Int,
+    superblock: Superblock
   ) {
+    self.unitBytes = unitBytes
     self.ringBytes = ringBytes
     self.clientBytes = clientBytes
     self.heatBytes = heatBytes
     self.cacheBytes = cacheBytes
     engineBytes =
-      MemoryPlan.fixedBytes(superblock)
+      MemoryPlan.fixedBytes(superblock, unitBytes: unitBytes)
       + PageCache.bytes(frameCount: cacheBytes / Layout.metadataBlock)
   }
 
   /// What the engine needs but for cached pages: it follows from the pool alone.
-  static func fixedBytes(_ superblock: Superblock) -> Int {
+  static func fixedBytes(_ superblock: Superblock, unitBytes: Int) -> Int {
     Log.bytes(superblock.log) + Allocator.bytes(superblock)
-      + Batch.bytes(superblock.log) + Pools.bytes
+      + Batch.bytes(superblock.log, unitBytes: unitBytes) + Pools.bytes
   }
 
   /// Cuts `budget` bytes up for a pool; refuses, with the sum, when they do not suffice.
@@ -43,7 +47,9 @@ package struct MemoryPlan: Sendable, Equatable {
     while ring * 2 <= min(64 << 20, budget / 8) { ring *= 2 }
     let clients = min(64 << 20, budget / 8)
     let heat = budget / 16
-    let fixed = fixedBytes(superblock)
+    var unit = 1 << 20
+    while unit * 2 <= min(16 << 20, budget / 32) { unit *= 2 }
+    let fixed = fixedBytes(superblock, unitBytes: unit)
     let process = 24 << 20
     let least = 2 << 20
     let needed = ring + clients + heat + fixed + process + least
@@ -59,8 +65,8 @@ package struct MemoryPlan: Sendable, Equatable {
     let pages = pool / Page.recordsPerPage * 5 / 4 + 4096
     let cache = min(budget - needed + least, pages * (Layout.metadataBlock + 128))
     return MemoryPlan(
-      ringBytes: ring, clientBytes: clients, heatBytes: heat, cacheBytes: cache / 10 * 9,
-      superblock: superblock)
+      ringBytes: ring, clientBytes: clients, heatBytes: heat, unitBytes: unit,
+      cacheBytes: cache / 10 * 9, superblock: superblock)
   }
 }
 

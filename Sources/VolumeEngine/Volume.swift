@@ -129,6 +129,7 @@ package struct Volume: ~Copyable {
     case .jobRead?: finishJobRead(index, detail, ok: ok)
     case .jobWrite?: finishJobWrite(index, detail, ok: ok)
     case .superblock?: finishSuperblock(ok: ok)
+    case .unitRead?: finishUnitRead(index, ok: ok)
     case nil: invariant(false, "V1: a completion carries a token of ours")
     }
     runReady()

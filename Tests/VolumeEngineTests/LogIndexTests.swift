@@ -136,12 +136,35 @@ import VolumeEngine
           let extent = random.next() >> UInt64(28 + random.next(below: 34))
           #expect(index.containsExtent(ExtentIndex(extent)) == model.contains(extent))
         }
-        var copied = [UInt64](repeating: 0, count: index.extentCount)
-        let count = copied.withUnsafeMutableBufferPointer {
-          index.copyExtents(into: $0.baseAddress!)
-        }
-        #expect(count == model.count && Set(copied) == model)
       }
+    }
+  }
+
+  /// The extents of the cells in a stretch of positions, looked through in steps.
+  @Test func extentsOfAStretchOfPositions() {
+    withArena(LogIndex.bytes(cellCapacity: 1024, extentCapacity: 64)) { arena in
+      var index = LogIndex(cellCapacity: 1024, extentCapacity: 64, in: &arena)
+      index.begin(at: LogPosition(1 << 20))
+      var random = Random(seed: 5)
+      var wanted: Set<UInt64> = []
+      let stretch = LogPosition(1 << 20 + 100 << 12)..<LogPosition(1 << 20 + 300 << 12)
+      for i in 0..<500 {
+        let block = UInt64(i) << 30 | random.next() & 0x3fff_ffff
+        let position = LogPosition(1 << 20 + UInt64(i) << 12)
+        let cell = LogCell(kind: .payload, position: position, crc: 0)
+        #expect(index.insert(BlockIndex(block), cell))
+        if stretch.contains(position) { wanted.insert(block >> 4) }
+      }
+      var copied = [UInt64](repeating: 0, count: 1024)
+      var count = 0
+      for first in stride(from: 0, to: index.cellCapacity, by: 128) {
+        count += copied.withUnsafeMutableBufferPointer {
+          index.copyExtents(ofCells: first..<first + 128, into: $0.baseAddress! + count) {
+            stretch.contains($0)
+          }
+        }
+      }
+      #expect(count >= wanted.count && Set(copied[..<count]) == wanted)
     }
   }
 

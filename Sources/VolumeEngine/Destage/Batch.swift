@@ -27,9 +27,8 @@ import DiskFormat
 /// - B5: a slot or segment is reused only after the checkpoint that forgot it, and its readers.
 /// - B6: what was written since a device's last good flush is not trusted after a failed one.
 ///
-/// The sweep goes in address order over the extents that the generation touched: one pass, each
-/// page loaded once, and neighbours get neighbouring slots. Payload still in the ring is copied
-/// from there.
+/// The generation is folded in unit by unit (`BatchUnit`), each swept in address order, so that
+/// neighbours get neighbouring slots. Payload still in the ring is copied from there.
 struct Batch: ~Copyable {
   enum Phase: UInt8 {
     case idle, waiting, sweeping, pages, flushing, superblockA, superblockB, grace
@@ -40,6 +39,17 @@ struct Batch: ~Copyable {
   var isPartial = false
   /// Everything below is durable and may be folded in.
   var durable = LogPosition(0)
+  // The units.
+  let unitBytes: Int
+  let unitBuffers: UnsafeMutableRawPointer
+  var units = [2 of BatchUnit](repeating: BatchUnit())
+  var unitNumber = 0
+  /// Payload is read unit by unit, not block by block.
+  var readsUnits = false
+  /// Cells of the index looked through for the unit; `Int.max` when that is done.
+  var collected = Int.max
+  static var collectStep: Int { 4096 }
+  static var mostMoves: Int { 256 }
   /// The extents to visit, sorted.
   let work: UnsafeMutablePointer<UInt64>
   let workCapacity: Int
@@ -105,9 +115,10 @@ struct Batch: ~Copyable {
 
   enum PendingSuperblock { case checkpoint, shutdown }
 
-  init(log: LogGeometry, deviceCount: Int, in arena: inout Arena) {
-    let sizes = IndexSizes(log)
-    workCapacity = sizes.extents + 256
+  init(log: LogGeometry, unitBytes: Int, in arena: inout Arena) {
+    workCapacity = Batch.workCapacity(log)
+    self.unitBytes = unitBytes
+    unitBuffers = arena.take(2 * unitBytes)
     work = arena.takeArray(of: UInt64.self, count: workCapacity)
     listCapacity = 2 * workCapacity + 4096
     freed = arena.takeArray(of: SlotAddress.self, count: listCapacity)
@@ -120,9 +131,14 @@ struct Batch: ~Copyable {
     superblockPage = arena.take(Layout.metadataBlock)
   }
 
-  static func bytes(_ log: LogGeometry) -> Int {
-    let work = IndexSizes(log).extents + 256
-    return Arena.cost(work * 8) + 2 * Arena.cost((2 * work + 4096) * 8)
+  private static func workCapacity(_ log: LogGeometry) -> Int {
+    IndexSizes(log).extents + collectStep + mostMoves
+  }
+
+  /// What `init` takes from the arena, at most.
+  static func bytes(_ log: LogGeometry, unitBytes: Int) -> Int {
+    let work = workCapacity(log)
+    return Arena.cost(2 * unitBytes) + Arena.cost(work * 8) + 2 * Arena.cost((2 * work + 4096) * 8)
       + Arena.cost(log.segmentCount * 4 + 32) + Arena.cost(Pools.jobs * Size.extent)
       + Arena.cost(Pools.jobs * MemoryLayout<DestageJob>.stride) + 16384
   }
@@ -179,27 +195,14 @@ extension Volume {
   private mutating func beginBatch() {
     batch.phase = .sweeping
     batch.durable = log.watermark
-    batch.workCount = 0
     if batch.hasGeneration {
       let g = log.generation(0)
       invariant(g.pointee.state == .sealed, "B1: only a sealed generation is folded in")
       invariant(g.pointee.end <= batch.durable, "B1: all of it is durable")
-      batch.workCount = g.pointee.index.copyExtents(into: batch.work)
     }
-    for i in 0..<batch.workCount { batch.work[i] &= ~Log.markFlag }
-    for i in 0..<batch.moveCount {
-      batch.work[batch.workCount] = batch.moves[i].extent
-      batch.workCount += 1
-    }
-    // SAFETY: the slots below workCount were just written.
-    var list = UnsafeMutableBufferPointer(start: batch.work, count: batch.workCount)
-    list.sort()
-    batch.workCursor = 0
-    batch.prefetchCursor = 0
-    batch.sweepPage = 0
     batch.pageFrame = -1
-    batch.sweepEnded = false
     batch.keptPromises = 0
+    beginUnits()
     batch.startedAt = now
     batch.bytesDone = 0
     pumpSweep()
@@ -260,7 +263,8 @@ extension Volume {
 
   /// Gives the batch up as if it had never begun: the table goes back to the durable checkpoint.
   mutating func rollBackIfDue() {
-    guard batch.isRolledBack, batch.activeJobs == 0, batch.pageWrites == 0 else { return }
+    guard batch.isRolledBack, batch.activeJobs == 0, batch.pageWrites == 0, batch.unitsAreIdle
+    else { return }
     if batch.phase == .flushing {
       for d in 0..<allocator.deviceCount where flushes[d].isInFlight && flushes[d].forBatch {
         return

@@ -96,7 +96,7 @@ extension Volume {
       record.role = .none
     }
     let mayGo = !record.keepsAllocated || job.zero == 0xffff
-    if record.present == 0, job.keep == 0, mayGo, !record.home.isNone {
+    if record.present == 0, job.keep | job.later == 0, mayGo, !record.home.isNone {
       forgetSlot(record.home)
       if !record.secondHome.isNone { forgetSlot(record.secondHome) }
       let lost = record.lost

@@ -23,6 +23,8 @@ struct DestageJob {
   var zero: UInt16 = 0
   var keep: UInt16 = 0
   var lost: UInt16 = 0
+  /// Blocks that later units of the batch will see to.
+  var later: UInt16 = 0
   /// Blocks copied from the old home into a fresh slot.
   var carried: UInt16 = 0
   /// Fresh slot to write to; none: patch in place.
@@ -82,6 +84,10 @@ extension Volume {
         continue
       }
       let bit = UInt16(1) << UInt16(i)
+      guard batch.unit.contains(cell.position) else {
+        if cell.position >= batch.unit.end { batch.jobs[j].later |= bit }
+        continue
+      }
       switch cell.kind {
       case .payload:
         batch.jobs[j].data |= bit
@@ -113,7 +119,8 @@ extension Volume {
     _ j: Int, _ record: ExtentRecord, _ move: TierIndex?
   ) -> Bool {
     let job = batch.jobs[j]
-    let remaining = record.present & ~(job.data | job.zero | job.keep | job.lost)
+    let remaining =
+      record.present & ~(job.data | job.zero | job.keep | job.lost | job.later)
     let hasContent = (remaining | job.data) != 0
     guard hasContent || job.keep != 0 else { return true }
     let home = record.home
@@ -184,6 +191,8 @@ extension Volume {
         if log.isInRing(position) {
           (buffer + i << 12).copyMemory(
             from: log.ring.pointer(at: position), byteCount: Size.block)
+        } else if job.attempts == 0, let payload = batch.payload(at: position) {
+          (buffer + i << 12).copyMemory(from: payload, byteCount: Size.block)
         } else if let offset = log.segments.deviceOffset(position) {
           while !isLast, i + n < 16, job.data & (1 << UInt16(i + n)) != 0,
             job.positions[i + n] == position + n << 12,
@@ -202,8 +211,6 @@ extension Volume {
         if isWithinDevice(home) {
           orderJobRead(j, home.device, home.byteOffset + UInt64(i << 12), i, n)
         }
-      } else {
-        (buffer + i << 12).zero(Size.block)
       }
       i += n
     }

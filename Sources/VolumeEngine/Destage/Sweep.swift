@@ -11,12 +11,13 @@ extension Volume {
       rollBackIfDue()
       return
     }
+    batch.hasMoreNow = false
+    guard prepareUnit() else { return }
     prefetchPages()
     let limit = now.since(lastRead) < 100_000_000 ? 8 : Pools.jobs
     // What needs no I/O is bounded, too: a step never holds the loop.
     var budget = 2048
-    batch.hasMoreNow = false
-    defer { batch.hasMoreNow = budget == 0 }
+    defer { batch.hasMoreNow = batch.hasMoreNow || budget == 0 }
     while batch.activeJobs < limit, orders.room > 256, !batch.isRolledBack, budget > 0 {
       budget -= 1
       if batch.pageFrame >= 0 {
@@ -24,13 +25,16 @@ extension Volume {
         continue
       }
       if batch.sweepEnded || isBatchCramped {
-        if batch.activeJobs == 0 {
-          batch.isPartial = !batch.sweepEnded
-          beginCheckpoint()
+        guard batch.activeJobs == 0 else { return }
+        if batch.sweepEnded, advanceUnit() {
+          batch.hasMoreNow = true
+          return
         }
+        batch.isPartial = !batch.sweepEnded
+        beginCheckpoint()
         return
       }
-      guard beginNextPage() else { return }
+      if !beginNextPage(), !batch.sweepEnded { return }
     }
   }
 
@@ -50,7 +54,7 @@ extension Volume {
   /// Takes the next page that has work; false when there is none now.
   private mutating func beginNextPage() -> Bool {
     guard let page = nextPageWithWork() else { return false }
-    if !createsPage(page), case .absent = require(PageAddress(.extents, level: 0, index: page)) {
+    if case .absent = require(PageAddress(.extents, level: 0, index: page)), !createsPage(page) {
       batch.sweepPage = page + 1
       return true
     }
@@ -125,10 +129,6 @@ extension Volume {
     }
     if next == UInt64.max {
       batch.sweepEnded = true
-      if batch.activeJobs == 0 {
-        batch.isPartial = false
-        beginCheckpoint()
-      }
       return nil
     }
     return next
@@ -143,6 +143,10 @@ extension Volume {
     var i = g.pointee.tombstones.firstIndex(endingAfter: from)
     while i < g.pointee.tombstones.count {
       let t = g.pointee.tombstones[i]
+      guard batch.unit.contains(t.position) else {
+        i += 1
+        continue
+      }
       let first = max(batch.sweepPage, t.start.extent.rawValue / perPage)
       if first >= limit { return .none }
       let last = BlockIndex(t.end.rawValue - 1).extent.rawValue / perPage

@@ -55,7 +55,8 @@ package struct LogIndex: ~Copyable {
 
   private let cells: UnsafeMutablePointer<UInt64>
   private let bucketMask: Int
-  private let cellCapacity: Int
+  /// Cells, in use and empty.
+  package let cellCapacity: Int
   private let extents: UnsafeMutablePointer<UInt64>
   private let extentCapacity: Int
   private var base: UInt64 = 0
@@ -180,15 +181,21 @@ package struct LogIndex: ~Copyable {
   /// Whether the set has the extent.
   package func containsExtent(_ extent: ExtentIndex) -> Bool { extents[probe(extent)] != 0 }
 
-  /// Writes the numbers of all extents in the set, in no order of use, and returns how many.
-  /// `target` has room for `extentCount`.
-  package func copyExtents(into target: UnsafeMutablePointer<UInt64>) -> Int {
+  /// Writes the extents of those of the cells numbered `numbers` whose positions `isWanted` takes,
+  /// in no order of use, some more than once, and returns how many. `target` has room for one
+  /// each; numbers lie below `cellCapacity`.
+  package func copyExtents(
+    ofCells numbers: Range<Int>, into target: UnsafeMutablePointer<UInt64>,
+    where isWanted: (LogPosition) -> Bool
+  ) -> Int {
     var copied = 0
-    for i in 0..<extentCapacity where extents[i] != 0 {
-      target[copied] = extents[i] &- 1
+    for i in numbers where cells[2 * i] != 0 {
+      guard isWanted(LogPosition((base &+ cells[2 * i + 1] >> 32) << 12)) else { continue }
+      let extent = (cells[2 * i] & Self.blockMask) >> 4
+      if copied > 0, target[copied - 1] == extent { continue }
+      target[copied] = extent
       copied += 1
     }
-    invariant(copied == extentCount, "LX1: the set counts its extents")
     return copied
   }
 

@@ -113,7 +113,7 @@ extension Volume {
       superblock: superblock,
       frameCount: max(64, options.memory.cacheBytes / Layout.metadataBlock), in: &arena)
     allocator = Allocator(superblock: superblock, in: &arena)
-    batch = Batch(log: superblock.log, deviceCount: count, in: &arena)
+    batch = Batch(log: superblock.log, unitBytes: options.memory.unitBytes, in: &arena)
     waiters = WaiterLinks(count: Pools.waiters, in: &arena)
     orders = OperationQueue(capacity: Pools.orders, in: &arena)
     requests = arena.takeArray(of: RequestSlot.self, count: Pools.requests)

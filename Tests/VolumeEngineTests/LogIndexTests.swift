@@ -152,14 +152,16 @@ import VolumeEngine
         let block = UInt64(i) << 30 | random.next() & 0x3fff_ffff
         let position = LogPosition(1 << 20 + UInt64(i) << 12)
         let cell = LogCell(kind: .payload, position: position, crc: 0)
-        #expect(index.insert(BlockIndex(block), cell))
+        let isIn = index.insert(BlockIndex(block), cell)
+        #expect(isIn)
         if stretch.contains(position) { wanted.insert(block >> 4) }
       }
       var copied = [UInt64](repeating: 0, count: 1024)
       var count = 0
       for first in stride(from: 0, to: index.cellCapacity, by: 128) {
-        count += copied.withUnsafeMutableBufferPointer {
-          index.copyExtents(ofCells: first..<first + 128, into: $0.baseAddress! + count) {
+        let before = count
+        count += copied.withUnsafeMutableBufferPointer { target in
+          index.copyExtents(ofCells: first..<first + 128, into: target.baseAddress! + before) {
             stretch.contains($0)
           }
         }

@@ -37,6 +37,8 @@ package struct StatusReport: Codable, Equatable, Sendable {
   package struct Volume: Codable, Equatable, Sendable {
     package var name = ""
     package var sizeBytes: UInt64 = 0
+    /// What the volume takes on the devices, in extents of 64 KiB; writes that only the log holds
+    /// are not in it yet.
     package var mappedBytes: UInt64 = 0
     package init() {}
   }
@@ -45,6 +47,7 @@ package struct StatusReport: Codable, Equatable, Sendable {
     package var name = ""
     package var index = 0
     package var capacityBytes: UInt64 = 0
+    /// Data, and the pages of table and bitmaps.
     package var usedBytes: UInt64 = 0
     package var devices: [Device] = []
     package init() {}

@@ -19,6 +19,7 @@ package import Base
 /// | 144 | 64 | volume name |
 /// | 208 | 8 × 16 | tier names |
 /// | 336 | 41, 41 | roots: extent table, versions |
+/// | 424 | 8 | slots that chunks of pages take, of the table and of the bitmaps |
 /// | 512 | 32 × 96 | devices: identity 16, size 8, tier 1, state 1, (6), bitmap root 41 |
 package struct Superblock: Equatable, Sendable {
   package var pool: Identity
@@ -41,6 +42,8 @@ package struct Superblock: Equatable, Sendable {
   package var tierNames: [String]
   package var extentRoot: ChunkEntry
   package var versionRoot: ChunkEntry
+  /// Slots in use by chunks of pages; all other mapped slots hold data.
+  package var chunkCount: UInt64
   package var devices: [DeviceEntry]
 
   /// One device of the pool.
@@ -90,6 +93,7 @@ package struct Superblock: Equatable, Sendable {
     self.tierNames = tierNames
     extentRoot = .absent
     versionRoot = .absent
+    chunkCount = 0
     self.devices = devices
   }
 
@@ -121,6 +125,7 @@ package struct Superblock: Equatable, Sendable {
     }
     extentRoot.encode(into: bytes + 336)
     versionRoot.encode(into: bytes + 377)
+    bytes.put64(424, chunkCount)
     for (i, device) in devices.enumerated() {
       let p = bytes + Self.deviceTable + Self.deviceStride * i
       p.putIdentity(0, device.identity)
@@ -177,6 +182,7 @@ package struct Superblock: Equatable, Sendable {
     result.nextSegmentSerial = bytes.u64(104)
     result.extentRoot = ChunkEntry(bytes + 336)
     result.versionRoot = ChunkEntry(bytes + 377)
+    result.chunkCount = bytes.u64(424)
     return result
   }
 }

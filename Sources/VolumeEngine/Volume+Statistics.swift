@@ -14,8 +14,12 @@ extension Volume {
     for t in 0..<o.count {
       s.tierCapacityBytes[t] = o.totalSlots[t] << 16
       s.tierUsedBytes[t] = o.usedSlots[t] << 16
-      s.mappedBytes += o.usedSlots[t] << 16
     }
+    for d in 0..<allocator.deviceCount {
+      s.mappedBytes += allocator.bitmap(DeviceIndex(d)).pointee.mappedCount << 16
+    }
+    // A damaged bitmap counts as all used, a damaged table may have chunks that nobody counts.
+    s.mappedBytes -= min(s.mappedBytes, table.chunkCount << 16)
     s.logSizeBytes = log.geometry.areaSize
     let used = log.closedEnd - log.boundary
     s.logUsedBytes = UInt64(used)

@@ -31,8 +31,12 @@ struct CheckCommand: ParsableCommand {
     try carryOut {
       let configuration = try PoolConfiguration.read(file: configurationOption.file)
       let pool = try OpenedPool.open(configuration, access: .shared)
-      let report = CheckResult(
-        PoolCheck.run(on: pool.devices, verifyData: !metadataOnly), notes: pool.notes)
+      var line = ProgressLine("checking")
+      let found = PoolCheck.run(on: pool.devices, verifyData: !metadataOnly) { done, total in
+        line.show(done, of: total)
+      }
+      line.finish()
+      let report = CheckResult(found, notes: pool.notes)
       if json {
         Console.printResult(try ReportEncoding.json(report) + [UInt8(ascii: "\n")])
       } else {
@@ -49,6 +53,8 @@ private struct CheckResult: Encodable {
   var clean: Bool
   /// Sentences, each naming a thing and what was expected.
   var problems: [String]
+  /// Problems beyond the first thousand.
+  var unlistedProblems: Int
   /// What the check did without.
   var notes: [String]
   var pages: Int
@@ -61,6 +67,7 @@ private struct CheckResult: Encodable {
   init(_ report: CheckReport, notes: [String]) {
     clean = report.isClean && report.lostBlocks == 0
     problems = report.problems
+    unlistedProblems = report.unlistedProblems
     self.notes = notes
     pages = report.pages
     extents = report.extents
@@ -77,7 +84,9 @@ private struct CheckResult: Encodable {
       "  \(blocksVerified) blocks (\(amount)) read and verified",
     ]
     if lostBlocks > 0 { lines.append("  \(lostBlocks) blocks are lost until overwritten") }
-    return (lines + problems.map { "  \($0)" } + notes.map { "  note: \($0)" })
+    lines += problems.map { "  \($0)" }
+    if unlistedProblems > 0 { lines.append("  and \(unlistedProblems) problems more") }
+    return (lines + notes.map { "  note: \($0)" })
       .joined(separator: "\n")
   }
 }

@@ -121,6 +121,7 @@ struct SuperblockContent: Encodable {
   var boundaryCrc: String
   var watermark: UInt64
   var nextSegmentSerial: UInt64
+  var chunkCount: UInt64
   var logOffset: UInt64
   var logSegmentBytes: Int
   var logSegments: Int
@@ -141,6 +142,7 @@ struct SuperblockContent: Encodable {
     boundaryCrc = Hex.text(UInt64(s.boundaryCRC), digits: 8)
     watermark = s.watermark.rawValue
     nextSegmentSerial = s.nextSegmentSerial
+    chunkCount = s.chunkCount
     logOffset = s.log.offset
     logSegmentBytes = s.log.segmentSize
     logSegments = s.log.segmentCount
@@ -164,6 +166,7 @@ struct SuperblockContent: Encodable {
         + "from byte \(logOffset), records on \(logBlockBytes) bytes",
       "  boundary     position \(boundary), previous header \(boundaryCrc)",
       "  watermark    position \(watermark), next segment's serial \(nextSegmentSerial)",
+      "  pages        in \(chunkCount) slots",
     ]
       + devices.enumerated().map { index, device in
         "  device \(index)     \(device.identity), tier \(device.tier) "

@@ -39,6 +39,7 @@ import Testing
     block.nextSegmentSerial = random.next()
     block.extentRoot = chunk(&random)
     block.versionRoot = chunk(&random)
+    block.chunkCount = random.next()
     return block
   }
 

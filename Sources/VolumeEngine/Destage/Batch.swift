@@ -277,6 +277,7 @@ extension Volume {
     table.cache.forgetChanges()
     table.extentRoot = superblock.extentRoot
     table.extentRootFlips = 0
+    table.chunkCount = superblock.chunkCount
     for d in 0..<allocator.deviceCount {
       table.bitmapRoots[d] = superblock.devices[d].bitmapRoot
       table.bitmapRootFlips[d] = 0

@@ -129,6 +129,7 @@ extension Volume {
       superblock.boundary = first.pointee.start
       superblock.boundaryCRC = first.pointee.previousCRC
       superblock.extentRoot = table.extentRoot
+      superblock.chunkCount = table.chunkCount
       for d in 0..<allocator.deviceCount {
         superblock.devices[d].bitmapRoot = table.bitmapRoots[d]
       }

@@ -75,6 +75,7 @@ extension Volume {
         if isNew { table.cache.drop(frame) }
         return .noSlot
       }
+      table.chunkCount += 1
       entry = ChunkEntry(
         address: slot, choices: 0,
         checks: [8 of UInt32](repeating: wasLost ? ExtentTable.lostCheck : 0))

@@ -13,6 +13,8 @@ struct ExtentTable: ~Copyable {
   var cache: PageCache
   var extentRoot: ChunkEntry
   var bitmapRoots: [ChunkEntry]
+  /// Slots that the chunks of all trees take.
+  var chunkCount: UInt64
   /// Top-level pages flipped since the last checkpoint, one bit a page.
   var extentRootFlips: UInt8 = 0
   var bitmapRootFlips: [UInt8]
@@ -26,6 +28,7 @@ struct ExtentTable: ~Copyable {
     cache = PageCache(frameCount: frameCount, in: &arena)
     extentRoot = superblock.extentRoot
     bitmapRoots = superblock.devices.map(\.bitmapRoot)
+    chunkCount = superblock.chunkCount
     bitmapRootFlips = Array(repeating: 0, count: superblock.devices.count)
   }
 

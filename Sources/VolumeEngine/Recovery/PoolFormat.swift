@@ -69,7 +69,7 @@ package enum PoolFormat {
         })
       try writeLog(geometry, io, progress)
       for d in plan.devices.indices {
-        superblock.devices[d].bitmapRoot = try writeBitmap(d, superblock, io)
+        superblock.devices[d].bitmapRoot = try writeBitmap(d, &superblock, io)
       }
       try writeLabels(plan, io)
       for d in plan.devices.indices { try io.flush(DeviceIndex(d)) }
@@ -154,7 +154,7 @@ package enum PoolFormat {
 
   /// The allocation bitmap of a device: all its pages, directories and root, in slots of its own.
   private static func writeBitmap(
-    _ d: Int, _ superblock: Superblock, _ io: SyncIO
+    _ d: Int, _ superblock: inout Superblock, _ io: SyncIO
   ) throws(SyncError) -> ChunkEntry {
     let slots = superblock.devices[d].slotCount
     let leaves = Int((slots + UInt64(Page.bitsPerPage) - 1) / UInt64(Page.bitsPerPage))
@@ -169,6 +169,7 @@ package enum PoolFormat {
       next += UInt64((count + 7) / 8)
     }
     let used = Allocator.systemSlots(superblock, d)..<next
+    superblock.chunkCount += UInt64(used.count)
     let seed = PoolSeed(superblock.pool)
     let page = AlignedBuffer(Layout.metadataBlock)
     var below: [ChunkEntry] = []

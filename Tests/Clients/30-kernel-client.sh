@@ -9,15 +9,35 @@ bounded 420 "$@"
 
 cache=${CLIENT_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/thermocline-clients}
 
+# The one kernel that Debian's meta package asks for; nothing when apt has no lists.
+kernel_package() {
+  apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+    sed -n 's/^ *Depends: \(linux-image-[0-9].*-amd64\)$/\1/p' | head -n 1
+}
+
+# Downloads the two packages into the folder; false when not both came.
+download() {
+  local image
+  image=$(kernel_package)
+  [ -n "$image" ] || return 1
+  rm -f "$cache"/*.deb
+  say "downloading $image and busybox-static"
+  (cd "$cache" && apt-get -qq download "$image" busybox-static >"$work/apt.log" 2>&1) || return 1
+  [ "$(find "$cache" -maxdepth 1 -name '*.deb' | wc -l)" = 2 ]
+}
+
 fetch_packages() {
   mkdir -p "$cache"
   [ -e "$cache/complete" ] && return
-  local image
-  image=$(apt-cache depends linux-image-cloud-amd64 |
-    sed -n 's/^ *Depends: \(linux-image-[0-9].*-amd64\)$/\1/p' | head -n 1)
-  [ -n "$image" ] || fail "apt knows no linux-image-cloud-amd64: run apt-get update"
-  say "downloading $image and busybox-static"
-  (cd "$cache" && apt-get -qq download "$image" busybox-static 2>&1 | grep -v unsandboxed || true)
+  # Lists that are missing, or older than what the archive still has, are fetched anew.
+  if ! download; then
+    local as_root=()
+    if [ "$(id -u)" != 0 ]; then as_root=(sudo); fi
+    "${as_root[@]}" apt-get -qq update >"$work/apt.log" 2>&1 && download ||
+      fail "no kernel to boot: $(tail -n 3 "$work/apt.log")"
+  fi
+  # What an earlier, broken-off run left would mix kernels and modules.
+  rm -rf "$cache/root"
   local package
   for package in "$cache"/*.deb; do
     dpkg -x "$package" "$cache/root"

@@ -11,7 +11,8 @@ extension PoolConfiguration {
       ])
     }
     guard let stream = fopen(path, "re") else {
-      throw refused(String(cString: strerror(errno)))
+      let reason = String(cString: strerror(errno))
+      throw refused(reason + "; --config names it, Config/thermocline.example.toml shows one")
     }
     defer { fclose(stream) }
     // One mebibyte is a thousand times what a configuration takes.

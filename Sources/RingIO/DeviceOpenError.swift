@@ -22,6 +22,8 @@ package struct DeviceOpenError: Error, Equatable, Sendable, CustomStringConverti
 
   package let path: String
   package let reason: Reason
+  /// Who uses it, where that is known: `process 4452 (thermocline)`.
+  package var holder: String?
 
   package init(_ path: String, _ reason: Reason) {
     self.path = path
@@ -46,7 +48,7 @@ package struct DeviceOpenError: Error, Equatable, Sendable, CustomStringConverti
     switch reason {
     case .missing: "does not exist"
     case .notPermitted: "may not be opened"
-    case .inUse: "is in use by another process"
+    case .inUse: "is in use by \(holder ?? "another process")"
     case .unsuitable: "is neither a block device nor a regular file"
     case .duplicate(let other): "is the same device as \(other)"
     case .blockSize(let size): "has a logical block of \(size) bytes"

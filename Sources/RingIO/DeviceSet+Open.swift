@@ -65,7 +65,10 @@ extension DeviceSet {
       if code == 0 { return Handle(descriptor: descriptor, isDirect: isDirect) }
       let isBusy = code == EBUSY || code == EAGAIN || code == EINTR
       if !isBusy || !(MonotonicClock.now() < deadline) {
-        throw DeviceOpenError(path, SystemError("open", code: code))
+        var error = DeviceOpenError(path, SystemError("open", code: code))
+        var facts = stat()
+        if isBusy, stat(path, &facts) == 0 { error.holder = LockHolder.describe(facts) }
+        throw error
       }
       usleep(20_000)
     }

@@ -46,7 +46,7 @@ package struct ProgressLine {
   /// Shows `done` of `total` bytes, at most ten times a second.
   mutating func show(_ done: UInt64, of total: UInt64) {
     let now = ProgressLine.now()
-    guard isShown, now - shown >= 0.1 || done == total else { return }
+    guard isShown, total > 0, now - shown >= 0.1 else { return }
     shown = now
     Console.writeError(
       "\r\u{1b}[K" + ProgressLine.text(label, done, of: total, seconds: now - begun))

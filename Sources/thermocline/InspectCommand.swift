@@ -83,6 +83,7 @@ struct InspectCommand: ParsableCommand {
       }
       report.pages = walk.pages
       report.problems += walk.problems
+      if walk.isCut { report.cut.append("pages") }
     }
     return report
   }

@@ -90,7 +90,13 @@ extension InspectReport {
     segments = found
     var walk = RecordWalk(devices: devices, superblock: superblock, segments: found, seed: seed)
     records = []
-    while let record = walk.next(), records?.count ?? 0 < limit { records?.append(record) }
+    while let record = walk.next() {
+      guard records?.count ?? 0 < limit else {
+        cut.append("records")
+        break
+      }
+      records?.append(record)
+    }
   }
 }
 

@@ -30,6 +30,8 @@ struct InspectReport: Encodable {
   var segments: [SegmentView]?
   var records: [RecordView]?
   var pages: [PageView]?
+  /// Which of the lists above were ended by the limit.
+  var cut: [String] = []
   /// Structures that are not valid, a sentence each.
   var problems: [String] = []
 
@@ -52,6 +54,7 @@ struct InspectReport: Encodable {
     if let segments { lines += SegmentView.lines(segments) }
     if let records { lines += RecordView.lines(records) }
     if let pages { lines += PageView.lines(pages) }
+    lines += cut.map { "There are more \($0): --limit says how many are printed." }
     return (lines + problems.map { "not valid: \($0)" }).joined(separator: "\n")
   }
 

@@ -52,6 +52,8 @@ struct TableWalk {
   let limit: Int
   private(set) var pages: [PageView] = []
   private(set) var problems: [String] = []
+  /// There are more pages than the limit.
+  private(set) var isCut = false
 
   init(devices: RingWaitingDevices, superblock: Superblock, limit: Int) {
     self.devices = devices
@@ -74,9 +76,13 @@ struct TableWalk {
   /// Visits the eight pages of a chunk, the first of which has the index `first` in its level.
   private mutating func descend(_ entry: ChunkEntry, level: Int, first: UInt64, only: UInt64?) {
     guard !entry.address.isNone else { return }
-    for i in 0..<Page.pagesPerChunk where entry.checks[i] != 0 && pages.count < limit {
+    for i in 0..<Page.pagesPerChunk where entry.checks[i] != 0 {
       let index = first + UInt64(i)
       if let only, index != ancestor(of: only, level: level) { continue }
+      guard pages.count < limit else {
+        isCut = true
+        return
+      }
       visit(entry, i, PageAddress(.extents, level: level, index: index), only)
     }
   }

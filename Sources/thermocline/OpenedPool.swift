@@ -31,7 +31,12 @@ struct OpenedPool {
     }
     let verdict = PoolMembership.judge(candidates)
     guard verdict.refusals.isEmpty, let label = candidates[0].label else {
-      throw Refusal(lines: verdict.refusals)
+      throw Refusal(
+        lines: verdict.refusals + [
+          "Nothing was changed. \(configuration.file) must name the devices of one pool, in its "
+            + "order; `thermocline inspect label --config \(configuration.file)` shows what each "
+            + "of them is."
+        ])
     }
     var notes = set.notes + devices.notes + verdict.notes
     let superblock = try newestSuperblock(devices, label, candidates[0].path, &notes)
@@ -83,7 +88,11 @@ struct OpenedPool {
       }
     }
     guard let newest = valid.max(by: { $0.serial < $1.serial }) else {
-      throw Refusal(lines: ["The pool has no valid superblock."] + problems.map { $0 + "." })
+      throw Refusal(
+        lines: ["The pool has no valid superblock."] + problems.map { $0 + "." } + [
+          "Nothing was changed. Without either copy the pool cannot be opened: restore \(path) "
+            + "from a copy, or make a new pool with format."
+        ])
     }
     notes += problems.map { $0 + "; the other copy is used." }
     return newest

@@ -113,7 +113,9 @@ final class ServedPool {
       return listeners
     } catch {
       for listener in listeners { listener.close(removingPath: true) }
-      throw Refusal("The server cannot listen: \(error).")
+      throw Refusal(
+        "The server cannot listen: \(error).",
+        "\(configuration.file) says where, under [listen]; `ss -xltp` shows who is there.")
     }
   }
 

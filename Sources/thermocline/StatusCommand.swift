@@ -23,7 +23,16 @@ struct StatusCommand: ParsableCommand {
     try carryOut {
       let configuration = try PoolConfiguration.read(file: configurationOption.file)
       let socket = try ControlSocket.path(for: configuration)
-      let answer = try ControlClient.get("/status", socket: socket)
+      let answer: [UInt8]
+      do throws(ControlError) {
+        answer = try ControlClient.get("/status", socket: socket)
+      } catch {
+        guard error.kind == .notRunning else { throw error }
+        throw Refusal(
+          "\(error).",
+          "Start it with `thermocline serve --config \(configurationOption.file)`; a pool that is "
+            + "not served can be looked at with check and inspect.")
+      }
       if json {
         Console.printResult(answer + [UInt8(ascii: "\n")])
       } else {

@@ -21,6 +21,7 @@ struct Thermocline: ParsableCommand {
         thermocline serve --config pool.toml    serve it until SIGTERM or SIGINT
         thermocline status --config pool.toml   ask the server how it is
         thermocline check --config pool.toml    verify a pool that is not served
+        thermocline inspect --config pool.toml  print what lies on its devices
 
       Exit status: 0 done; 1 check found damage; 2 refused or failed, with the reason on \
       standard error; 64 the command line was not understood.

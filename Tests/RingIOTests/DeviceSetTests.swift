@@ -79,6 +79,38 @@ private func reason(
     #expect(owner.isBlockDevice(DeviceIndex(UInt8(0))))
   }
 
+  /// The refusal says who has it: this very process, here.
+  @Test func theOwnerIsNamed() throws {
+    let directory = TemporaryDirectory()
+    let file = try directory.file("device", size: 65536)
+    let owner = try DeviceSet(paths: [file])
+    do throws(DeviceOpenError) {
+      _ = try DeviceSet(paths: [file], patience: Milliseconds(0))
+      Issue.record("a device has two owners")
+    } catch {
+      #expect(error.description.hasPrefix("\(file) is in use by process \(getpid()) ("))
+    }
+    withExtendedLifetime(owner) {}
+  }
+
+  @Test func theKernelsListOfLocksIsRead() {
+    let locks = """
+      1: FLOCK  ADVISORY  WRITE 77 fe:0a:12 0 EOF
+      2: POSIX  ADVISORY  WRITE 78 fd:01:12 0 EOF
+      2: -> FLOCK  ADVISORY  WRITE 79 fd:01:12 0 EOF
+      3: FLOCK  ADVISORY  READ  0 fd:01:12 0 EOF
+      4: FLOCK  ADVISORY  READ  80 fd:01:12 0 EOF
+      5: FLOCK
+      """
+    func holder(_ major: UInt32, _ minor: UInt32, _ inode: UInt64) -> Int32? {
+      LockHolder.process(in: locks, major: major, minor: minor, inode: inode)
+    }
+    #expect(holder(0xfd, 1, 12) == 80)
+    #expect(holder(0xfe, 10, 12) == 77)
+    #expect(holder(0xfd, 1, 1) == nil)
+    #expect(holder(0xf, 0xd01, 12) == nil)
+  }
+
   /// What the operator says goes before what the kernel says, for files and for block devices.
   @Test func rotationCanBeSaid() throws {
     let directory = TemporaryDirectory()

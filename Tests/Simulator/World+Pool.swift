@@ -35,7 +35,8 @@ extension World {
         devices.devices[0].current + Int(Layout.superblockOffsets.a), pool: pool)
       return MemoryPlan(
         ringBytes: scenario.ringBytes, clientBytes: 8 << 20, heatBytes: 0,
-        unitBytes: (64 << 10) << Int(scenario.seed % 3 * 2), cacheBytes: scenario.cacheBytes, superblock: superblock)
+        unitBytes: (64 << 10) << Int(scenario.seed % 3 * 2), cacheBytes: scenario.cacheBytes,
+        superblock: superblock)
     } catch {
       throw Failure("The format left no superblock: \(error)")
     }

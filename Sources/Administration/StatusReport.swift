@@ -70,6 +70,8 @@ package struct StatusReport: Codable, Equatable, Sendable {
     package var usedBytes: UInt64 = 0
     package var ringSizeBytes: UInt64 = 0
     package var ringUsedBytes: UInt64 = 0
+    /// Of what clients wrote: that which went straight to homes, past the log.
+    package var placedBytes: UInt64 = 0
     package init() {}
   }
 

@@ -76,6 +76,8 @@ package struct LogSettings: Sendable, Equatable {
   package var size: UInt64?
   /// The directory of the staging ring; nil leaves it to the server.
   package var staging: String?
+  /// Whether whole extents of long writes go straight to their homes.
+  package var placedWrites = true
 
   /// What the log takes when the file does not say: an eighth of the first tier, at most 8 GiB
   /// and at most 24 times the memory, in whole units of `segment` bytes.

@@ -146,7 +146,7 @@ private final class ConfigurationReader {
   private func readLog(_ root: TOMLTable, memory: UInt64?) -> LogSettings {
     var log = LogSettings()
     guard let table = table(in: root, "log", isRequired: false) else { return log }
-    checkKeys(of: table, at: "log", allowed: ["size", "staging"])
+    checkKeys(of: table, at: "log", allowed: ["size", "staging", "placed_writes"])
     if table["size"] != nil {
       log.size = size(
         in: table, "size", at: "log", least: ConfigurationLimits.minimumLog, example: "512MiB")
@@ -158,6 +158,7 @@ private final class ConfigurationReader {
         SizeText.exact(size))
     }
     log.staging = path(in: table, "staging", at: "log", example: "/run/thermocline")
+    log.placedWrites = truth(in: table, "placed_writes", at: "log") ?? true
     return log
   }
 

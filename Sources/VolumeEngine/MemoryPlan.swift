@@ -37,6 +37,7 @@ package struct MemoryPlan: Sendable, Equatable {
   static func fixedBytes(_ superblock: Superblock, unitBytes: Int) -> Int {
     Log.bytes(superblock.log) + Allocator.bytes(superblock)
       + Batch.bytes(superblock.log, unitBytes: unitBytes) + Pools.bytes
+      + Placed.bytes(superblock.log)
   }
 
   /// Cuts `budget` bytes up for a pool; refuses, with the sum, when they do not suffice.

@@ -29,6 +29,17 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   /// A tombstone older than a data entry hides it.
   case tombstoneWinsAlways
 
+  /// The watermark passes placed writes without a flush of their device.
+  case placedDeviceNotFlushed
+  /// What was placed on a device is trusted after it failed a flush.
+  case placedTrustedAfterFailure
+  /// Recovery believes placed entries above the watermark without their data.
+  case placedNotVerified
+  /// A placed slot that is not adopted yet is a home that may be patched.
+  case placedPatchedEarly
+  /// A superseded placed slot is free before its generation is dropped.
+  case placedSlotFreedEarly
+
   // The batch and the table
   /// An entry is skipped for a younger one that is not durable.
   case skippedForVolatile

@@ -43,8 +43,7 @@ extension Volume {
   var pressure: Int {
     let g = log.current
     let index = g.pointee.index.isNearlyFull ? 250 : 0
-    let tombstones =
-      g.pointee.tombstones.count * 250 / max(1, IndexSizes(log.geometry).tombstones)
+    let tombstones = g.pointee.tombstones.count * 250 / max(1, g.pointee.sizes.tombstones)
     return max(log.fullness, (log.generationCount - 1) * 250 + max(index, tombstones))
   }
 
@@ -62,6 +61,7 @@ extension Volume {
     if log.mustRestart { deadline = by(max(log.restartAt, now), deadline) }
     if let t = log.oldestUnflushed { deadline = by(t + Milliseconds(1000), deadline) }
     deadline = by(log.watermarkRecordAt, deadline)
+    deadline = by(placed.repair.retryAt, deadline)
     deadline = by(batch.superblockRetryAt, deadline)
     if batch.retryAt > now { deadline = by(batch.retryAt, deadline) }
     if batch.phase == .idle, batch.moveCount > 0 {

@@ -7,7 +7,7 @@ import DiskFormat
 /// io_uring and in the simulator.
 ///
 ///     submit ─► reading ─────────────────────────────► reply
-///        │
+///        ├────► placing ─┐
 ///        ├────► queued ─► staged in the log ──────────► reply
 ///        │                      └─ (durable) flushing ─► reply
 ///        └────► walking (block status) ───────────────► reply
@@ -19,6 +19,7 @@ import DiskFormat
 /// | `Log` | Log | positions, ring, segments, generations |
 /// | `ExtentTable` | ExtentTable | pages, directories, cache |
 /// | `Allocator` | Allocation | slots |
+/// | `Placed` | Placed | whole extents written straight to slots |
 /// | `Batch` | Destage | the one writer of homes and pages; checkpoints |
 /// | `MoveScan` | Moves | the walk that asks the policy |
 ///
@@ -43,6 +44,7 @@ package struct Volume: ~Copyable {
   var table: ExtentTable
   var allocator: Allocator
   var batch: Batch
+  var placed: Placed
   var scan = MoveScan()
   var waiters: WaiterLinks
   var orders: OperationQueue
@@ -130,6 +132,8 @@ package struct Volume: ~Copyable {
     case .jobWrite?: finishJobWrite(index, detail, ok: ok)
     case .superblock?: finishSuperblock(ok: ok)
     case .unitRead?: finishUnitRead(index, ok: ok)
+    case .placed?: finishPlaced(index, detail, ok: ok)
+    case .repair?: finishRepair(isWrite: index == 1, detail, ok: ok)
     case nil: invariant(false, "V1: a completion carries a token of ours")
     }
     runReady()
@@ -142,6 +146,7 @@ package struct Volume: ~Copyable {
     runReady()
     admission.renew(now: self.now, fullness: pressure, destageRate: batch.rate)
     pumpQueue()
+    pumpRepair()
     pumpLog()
     pumpBatch()
     pumpScan()
@@ -150,6 +155,9 @@ package struct Volume: ~Copyable {
     if isStopping { pumpShutdown() }
     runReady()
   }
+
+  /// Folds what the log holds into homes and table soon, though it is not full.
+  package mutating func drainSoon() { isDrainWanted = true }
 
   /// The next operation for the devices, nil when there is none.
   package mutating func nextOperation() -> DeviceOperation? { orders.pop() }
@@ -172,6 +180,7 @@ package struct Volume: ~Copyable {
   mutating func reply(_ r: Int, _ result: RequestResult) {
     invariant(requests[r].pending == 0, "V1: a request is answered when its pieces have ended")
     releasePartial(r)
+    if requests[r].placed != 0 { releasePlaced(r) }
     replies[replyTail & (Pools.replies - 1)] = VolumeReply(
       cookie: requests[r].request.cookie, result: result,
       descriptorCount: requests[r].descriptors, errorOffset: requests[r].errorOffset)
@@ -200,7 +209,7 @@ package struct Volume: ~Copyable {
     case .reading:
       if requests[r].request.kind == .read { advanceRead(r) } else { advancePartial(r) }
     case .walking: advanceStatus(r)
-    case .queued, .flushing, .free:
+    case .queued, .flushing, .placing, .free:
       invariant(false, "W1: only a request that waits is woken")
     }
   }

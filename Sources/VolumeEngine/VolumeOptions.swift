@@ -8,6 +8,9 @@ package struct VolumeOptions: Sendable {
   package var acceptLostRing = false
   /// Write whole extents straight to their slots.
   package var placedWrites = false
+  /// Bytes of the shortest request whose whole extents are placed: shorter ones are answered
+  /// sooner by the log.
+  package var placedLeast: UInt64 = 256 << 10
   /// How the memory of the configuration is cut up.
   package var memory: MemoryPlan
   /// A rule to break, for the test of the tests; nil in production.

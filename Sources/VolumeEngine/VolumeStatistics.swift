@@ -32,6 +32,8 @@ package struct VolumeStatistics: Sendable {
   package var appends: UInt64 = 0
   package var appendedBytes: UInt64 = 0
   package var deviceFlushes: UInt64 = 0
+  /// Bytes of writes that went straight to slots.
+  package var placedBytes: UInt64 = 0
 
   package init() {}
 }

@@ -38,6 +38,7 @@ final class ServedPool {
     }
     var options = VolumeOptions(bootID: bootID, memory: plan)
     options.acceptLostRing = acceptLostRing
+    options.placedWrites = configuration.log.placedWrites
     self.options = options
   }
 

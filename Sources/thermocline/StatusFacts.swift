@@ -47,6 +47,7 @@ struct StatusFacts: Sendable {
     log.usedBytes = snapshot.volume.logUsedBytes
     log.ringSizeBytes = snapshot.volume.ringSizeBytes
     log.ringUsedBytes = snapshot.volume.ringUsedBytes
+    log.placedBytes = snapshot.volume.placedBytes
     var rebalance = StatusReport.Rebalance()
     rebalance.promotedBytes = snapshot.volume.promotedBytes
     rebalance.demotedBytes = snapshot.volume.demotedBytes

@@ -55,7 +55,7 @@ enum StatusPage {
       "read       \(size(io.readBytes)) in \(io.readOps) requests: "
         + served.joined(separator: ", "),
       "written    \(size(io.writeBytes)) in \(io.writeOps) requests, \(io.flushOps) flushes, "
-        + "\(io.trimOps) trims",
+        + "\(io.trimOps) trims; \(size(log.placedBytes)) of it placed",
       "log        \(size(log.usedBytes)) of \(size(log.sizeBytes)); "
         + (log.ringSizeBytes == 0
           ? "no staging ring: writes wait for the device"

@@ -97,7 +97,8 @@ tier() {
       list+=", size = \"$1\""
       shift
     fi
-    list+=" }"
+    # Whatever the kernel says of this machine's disk: writes are placed where devices do not seek.
+    list+=", rotational = false }"
   done
   tiers+=("$(printf '[[tier]]\nname = "%s"\ndevices = [%s]' "$name" "$list")")
 }

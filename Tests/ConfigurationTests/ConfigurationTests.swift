@@ -53,6 +53,12 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     #expect(c.devices.map(\.number) == [0, 0, 1])
   }
 
+  @Test func placedWritesCanBeSwitchedOff() throws {
+    let text = good.split(separator: "[log]", maxSplits: 1).joined(
+      separator: "[log]\nplaced_writes = false")
+    #expect(try !PoolConfiguration.parse(text, file: "c.toml").log.placedWrites)
+  }
+
   @Test func takesTheLogAndOneListenerAsOptional() throws {
     let text = """
       memory = "256MiB"
@@ -63,7 +69,7 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
       devices = [{ path = "/dev/sda" }]
       """
     let c = try PoolConfiguration.parse(text, file: "c.toml")
-    #expect(c.log.size == nil && c.log.staging == nil)
+    #expect(c.log.size == nil && c.log.staging == nil && c.log.placedWrites)
     #expect(c.listen.unix == nil)
     #expect(c.listen.tcp?.description == "[::1]:1")
     #expect(c.listen.tcp?.host == "::1")
@@ -98,6 +104,7 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     ("size = \"512MiB\"", "size = \"1MiB\"", 10, "log.size", "at least 128MiB", "1MiB"),
     ("size = \"512MiB\"", "size = \"13GiB\"", 10, "log.size", "at most 24 times", "13GiB"),
     ("staging = \"/run", "stage = \"/run", 11, "log.stage", "size, staging", "stage"),
+    ("staging =", "placed_writes = 1\nstaging =", 11, "log.placed_writes", "true", "integer 1"),
     ("\"fast\"", "\"a-name-of-sixteen\"", 13, "tier[0].name", "1 to 15", "a-name-of-sixteen"),
     ("name = \"fast\"", "name = 7", 13, "tier[0].name", "a string", "the integer 7"),
     ("name = \"slow\"", "name = \"fast\"", 16, "tier[1].name", "of its own", "tier[0].name"),

@@ -102,6 +102,15 @@ struct Clients {
 
   /// A range of cells of at most `most` bytes, ragged or of whole blocks.
   private mutating func drawCells(most: Int, isTransfer: Bool) -> Range<Int> {
+    if scenario.placedWrites, layout.spread == 1, layout.blocks >= 32, most >= 65536,
+      random.chance(scenario.extentChance)
+    {
+      // Whole extents, which may be written straight to their slots.
+      let extents = layout.blocks / 16
+      let first = random.below(extents)
+      let count = random.within(1...min(most >> 16, extents - first))
+      return first * 16 * layout.perBlock..<(first + count) * 16 * layout.perBlock
+    }
     let isHot = random.chance(scenario.hotChance)
     let first = random.below(isHot ? min(scenario.hotBlocks, layout.blocks) : layout.blocks)
     var room = min(max(1, most >> 12), layout.blocks - first)

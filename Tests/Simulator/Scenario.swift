@@ -22,6 +22,8 @@ package struct Scenario: Sendable {
   var isTight = false
   var hasStaging = true
   var placedWrites = false
+  /// Chances per thousand of a transfer of whole extents, where writes are placed.
+  var extentChance = 0
   /// The staging ring, and the cache of table pages.
   var ringBytes = 0
   var cacheBytes = 0
@@ -48,6 +50,8 @@ package struct Scenario: Sendable {
   var issueChance = 0
   /// Chances per thousand, each turn, of jumping to the engine's deadline or far beyond.
   var jumpChance = 0
+  /// Chances per thousand, each turn, of sealing the log's open generation now.
+  var drainChance = 0
   /// The longest ordinary time between two turns, in nanoseconds.
   var turnTime = 0
 
@@ -81,7 +85,7 @@ package struct Scenario: Sendable {
     tiers = random.within(1...min(3, count))
     isTight = random.chance(120)
     hasStaging = !random.chance(150)
-    placedWrites = random.chance(300)
+    placedWrites = random.chance(400)
     ringBytes = random.pick([64 << 10, 128 << 10, 256 << 10, 1 << 20])
     cacheBytes = random.pick([256 << 10, 512 << 10, 2 << 20])
     spread = random.pick([1, 1, 1, 1, 3, 41, 350])
@@ -131,6 +135,8 @@ package struct Scenario: Sendable {
     keepChance = random.pick([0, 300, 1000])
     fastChance = random.pick([0, 0, 200])
     maxTransfer = random.pick([4096, 4096, 16384, 65536, 65536, 262_144])
+    if placedWrites, random.chance(700) { maxTransfer = random.pick([65536, 131_072, 262_144]) }
+    extentChance = random.pick([0, 100, 300, 700])
     maxRange = random.pick([1, 16, 64, 256, 256, blocks])
     hotBlocks = max(1, random.pick([4, 16, 64, blocks / 8, blocks]))
     hotChance = random.pick([0, 500, 800, 950])
@@ -144,6 +150,7 @@ package struct Scenario: Sendable {
     issueChance = random.pick([100, 300, 500, 800, 900])
     jumpChance = random.pick([0, 1, 10, 50])
     turnTime = random.pick([1000, 20_000, 500_000, 5_000_000])
+    drainChance = random.pick([0, 0, 5, 50])
     lives = random.pick([1, 2, 3, 5, 8])
     turns = random.pick([50, 200, 500, 1000, 2000]) / (lives > 3 ? 2 : 1)
     ends = [random.pick([0, 1, 3]), random.pick([0, 1, 3]), random.pick([1, 2, 3])]
@@ -162,6 +169,12 @@ package struct Scenario: Sendable {
       faults.writeErrors = random.pick([0, 2, 20])
       faults.flushErrors = random.pick([0, 5, 50])
       faults.latentErrors = random.pick([0, 0, 0, 5])
+      if placedWrites, random.chance(500) {
+        // Failed flushes, and little else: what was placed has to be written again.
+        faults.latentErrors = 0
+        faults.flushErrors = random.pick([20, 100])
+        faults.budget = max(20, faults.budget)
+      }
     } else if kind < 94 {
       faults.rot = random.pick([1, 5, 20])
       faults.superblockRot = random.pick([0, 200, 500])
@@ -186,14 +199,15 @@ package struct Scenario: Sendable {
       \(isTight ? " (tight pool)" : ""), cells \(cellEdges), log \
       \(logSegments) × \(segmentSize >> 10) KiB, ring \(ringBytes >> 10) KiB, \
       cache \(cacheBytes >> 10) KiB\
-      \(hasStaging ? "" : ", no staging"), placed writes \(placedWrites)
+      \(hasStaging ? "" : ", no staging"), placed writes \(placedWrites) \(extentChance) ‰
       \(pool.joined(separator: "; "))
       \(clients) clients × \(depth), weights \(weights), to \(maxTransfer) bytes, \
       ranges to \(maxRange) blocks, FUA \(durableChance) ‰, hot \(hotBlocks) blocks \
       \(hotChance) ‰, whole blocks \(wholeBlockChance) ‰
       order \(order), deliver \(deliverChance) ‰, issue \(issueChance) ‰, jump \(jumpChance) ‰, \
-      turn \(turnTime) ns, \(lives) lives × \(turns) turns, ends \(ends), recovery crash \
-      \(recoveryCrashChance) ‰, moves \(moves) ‰, restless \(restlessness) ‰
+      drain \(drainChance) ‰, turn \(turnTime) ns, \(lives) lives × \(turns) turns, \
+      ends \(ends), recovery crash \(recoveryCrashChance) ‰, moves \(moves) ‰, \
+      restless \(restlessness) ‰
       faults: budget \(faults.budget), read \(faults.readErrors) ‰, write \
       \(faults.writeErrors) ‰, flush \(faults.flushErrors) ‰, latent \(faults.latentErrors) ‰, \
       lost \(faults.lostWrites) ‰, misdirected \(faults.misdirectedWrites) ‰, rot \

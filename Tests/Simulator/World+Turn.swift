@@ -8,7 +8,10 @@ extension World {
   func turn(issuing: Bool) throws(Failure) {
     count(\.turns)
     advanceClock()
-    if issuing { issue() }
+    if issuing {
+      issue()
+      if random.chance(scenario.drainChance) { engine.pointee.drainSoon() }
+    }
     deliver()
     engine.pointee.step(now: now)
     takeOrders()
@@ -240,6 +243,8 @@ extension World {
         throw Failure("Block \(blocks.lowerBound) cannot be read, and nothing was damaged.")
       }
       if retries > 1000 { devices.heal() }
+      // A page that could not be read is not asked for again within a second.
+      if retries % 200 == 0 { now = now + Milliseconds(1100) }
       toObserve.append(blocks)
       return
     }

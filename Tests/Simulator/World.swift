@@ -93,6 +93,7 @@ package final class World {
     options = VolumeOptions(
       bootID: Identity(high: random.next(), low: random.next()), memory: plan)
     options.placedWrites = scenario.placedWrites
+    options.placedLeast = 64 << 10
     options.planted = planted
     clientBytes = Clients.memoryBytes(scenario)
     memoryBytes = (clientBytes + plan.arenaBytes + plan.ringBytes + 65535) & ~65535

@@ -24,6 +24,8 @@ struct Allocator: ~Copyable {
   /// Slots promised to what the log holds.
   var reserved: UInt64 = 0
   private let shortBelow: Int
+  /// Writes are placed while so many slots are available.
+  let placedLeast: Int
   private let systemSlots: UnsafeMutablePointer<UInt64>
 
   init(superblock: Superblock, in arena: inout Arena) {
@@ -49,6 +51,7 @@ struct Allocator: ~Copyable {
     let areFew = chunks <= total / 64
     tableReserve = directories + (areFew ? chunks : 0)
     slotsPerExtent = areFew ? 1 : 2
+    placedLeast = max(64, Int(clamping: total / 32))
     shortBelow = max(16, Int(clamping: total / 2))
   }
 
@@ -63,6 +66,13 @@ struct Allocator: ~Copyable {
     if device == 0 { bytes = superblock.log.offset + superblock.log.areaSize }
     let slot = UInt64(Size.extent)
     return min((bytes + slot - 1) / slot, superblock.devices[device].slotCount)
+  }
+
+  /// Whether a slot exists and is not the system's.
+  static func isUsable(_ slot: SlotAddress, _ superblock: Superblock) -> Bool {
+    guard !slot.isNone, slot.device.index < superblock.devices.count else { return false }
+    let d = slot.device.index
+    return slot.slot >= systemSlots(superblock, d) && slot.slot < superblock.devices[d].slotCount
   }
 
   static func bytes(_ superblock: Superblock) -> Int {

@@ -33,6 +33,7 @@ package struct CheckReport: Sendable {
 /// - K4: the log's chain is whole up to the durable watermark.
 /// - K5: (with data) every present block that the log does not cover matches its checksum.
 /// - K6: the superblock knows how many slots the pages take.
+/// - K7: a slot that an entry of the log names is nobody's home but its extent's.
 ///
 /// Memory: a bit for each slot of the pool, and what the log holds; it does not grow with the data.
 package enum PoolCheck {
@@ -62,6 +63,8 @@ private struct CheckState {
   /// Slots that the bitmaps name.
   private var mapped: UInt64 = 0
   private var log = LogCover()
+  /// Slots that entries of the log name, and their extents.
+  private var placed: [SlotAddress: ExtentIndex] = [:]
   private var reads = ExtentReads()
 
   init(io: SyncIO, verifiesData: Bool) {
@@ -104,6 +107,10 @@ private struct CheckState {
           for i in 0..<entry.count { log.add(entry.extent.block(entry.first + i)) }
         case .placed:
           for i in 0..<Size.blocksPerExtent { log.add(entry.extent.block(i)) }
+          if placed.updateValue(entry.extent, forKey: entry.slot) != nil {
+            report.note("two entries of the log name slot \(entry.slot.slot) of device "
+              + "\(entry.slot.device.rawValue)")
+          }
         case .deallocated, .zeroed: log.add(entry.rangeStart, count: entry.rangeCount)
         }
       }
@@ -161,6 +168,11 @@ private struct CheckState {
       report.lostBlocks += record.lost.nonzeroBitCount
       if record.home.isNone { continue }
       report.extents += 1
+      if let owner = placed[record.home], owner != extent {
+        report.note(
+          "the home of extent \(extent.rawValue) is the slot that the log names for extent "
+            + "\(owner.rawValue)")
+      }
       let isHome = reach(record.home, "extent \(extent.rawValue)", reader)
       var isSecond = false
       if !record.secondHome.isNone {

@@ -285,6 +285,7 @@ extension Volume {
     }
     for i in 0..<batch.freedCount { allocator.setMapped(batch.freed[i]) }
     for i in 0..<batch.gainedCount { allocator.clearMapped(batch.gained[i]) }
+    disownPlaced()
     // What was gained is free again once nobody reads it.
     for i in 0..<batch.gainedCount { batch.freed[i] = batch.gained[i] }
     batch.freedCount = batch.gainedCount

@@ -163,7 +163,7 @@ extension Volume {
     guard ok else {
       deviceCounters[0].writeErrors += 1
       note(.writeError(DeviceIndex(0)))
-      logPoisoned()
+      devicePoisoned(0)
       batch.superblockRetryAt = now + Milliseconds(100)
       return
     }
@@ -195,6 +195,7 @@ extension Volume {
     batch.startedAt = now
     batch.touched = 0
     batch.gainedCount = 0
+    placed.adoptedCount = 0
     table.cache.forgetFlips()
     table.extentRootFlips = 0
     for d in 0..<allocator.deviceCount { table.bitmapRootFlips[d] = 0 }
@@ -207,6 +208,7 @@ extension Volume {
 
   private mutating func dropGeneration() {
     let g = log.generation(0)
+    placed.noteDropped(g)
     let kept = min(batch.keptPromises, g.pointee.reservedSlots)
     allocator.reserved -= g.pointee.reservedSlots - kept
     log.generation(1).pointee.reservedSlots += kept
@@ -225,10 +227,13 @@ extension Volume {
   mutating func pumpGrace() {
     guard batch.phase == .grace else { return }
     guard pins.beginGrace(), pins.finishGrace() else { return }
+    collectOwned()
     for i in 0..<batch.freedCount where !planted(.slotFreedEarly) {
-      allocator.release(batch.freed[i])
+      // What the log still names is released when its generation is dropped (PL4).
+      if !placed.owned.contains(batch.freed[i]) { allocator.release(batch.freed[i]) }
     }
     batch.freedCount = 0
+    releaseDropped()
     for i in 0..<batch.segmentCount { log.segments.addFree(Int(batch.segments[i])) }
     batch.segmentCount = 0
     if batch.isPartial {

@@ -86,8 +86,11 @@ extension Volume {
       record.secondHome = .none
       record.atSecond = 0
       record.role = .none
+      // A move alone belongs to whoever saw the extent before.
+      if batch.hasGeneration, job.data != 0 || record.home.isNone {
+        record.birth = log.generation(0).pointee.epoch
+      }
       record.home = job.fresh
-      record.birth = log.current.pointee.epoch
       adoptSlot(job.fresh)
       if job.wasMove { noteMove(job) }
     } else if job.data != 0, !record.secondHome.isNone, record.role != .base {

@@ -36,6 +36,8 @@ struct DestageJob {
   var fromTier = TierIndex(UInt8(0))
   var positions = [16 of LogPosition](repeating: LogPosition(0))
   var crcs = [16 of UInt32](repeating: 0)
+  /// Where placed blocks are read from; none for those in the log.
+  var slots = [16 of SlotAddress](repeating: .none)
   var pin: UInt8 = 0
 }
 
@@ -50,9 +52,10 @@ extension Volume {
     batch.jobs[j] = DestageJob()
     batch.jobs[j].extent = extent
     batch.jobs[j].frame = frame
+    let record = table.record(frame, extent)
+    if batch.hasGeneration, adoptPlaced(extent, record) { return true }
     gather(j)
     let job = batch.jobs[j]
-    let record = table.record(frame, extent)
     let move = batch.move(of: extent)
     if batch.jobs[j].isSuperseded, job.data == 0, record.home.isNone {
       batch.keptPromises += allocator.slotsPerExtent
@@ -95,13 +98,17 @@ extension Volume {
         batch.jobs[j].crcs[i] = cell.crc
       case .zero: batch.jobs[j].zero |= bit
       case .reservedZero: batch.jobs[j].keep |= bit
-      case .lost, .placed: batch.jobs[j].lost |= bit
+      case .placed:
+        batch.jobs[j].data |= bit
+        batch.jobs[j].slots[i] = cell.slot
+        batch.jobs[j].crcs[i] = cell.crc
+      case .lost: batch.jobs[j].lost |= bit
       }
     }
   }
 
   /// Whether a younger generation has a durable entry for the block.
-  private func isSuperseded(_ block: BlockIndex) -> Bool {
+  func isSuperseded(_ block: BlockIndex) -> Bool {
     var i = 1
     while i < log.generationCount {
       if let cell = log.findInGeneration(i, block) {
@@ -186,7 +193,12 @@ extension Volume {
     while i < Size.blocksPerExtent {
       let bit = UInt16(1) << UInt16(i)
       var n = 1
-      if job.data & bit != 0 {
+      if job.data & bit != 0, !job.slots[i].isNone {
+        let slot = job.slots[i]
+        while !isLast, i + n < 16, job.data & (1 << UInt16(i + n)) != 0, job.slots[i + n] == slot
+        { n += 1 }
+        orderJobRead(j, slot.device, slot.byteOffset + UInt64(i << 12), i, n)
+      } else if job.data & bit != 0 {
         let position = job.positions[i]
         if log.isInRing(position) {
           (buffer + i << 12).copyMemory(

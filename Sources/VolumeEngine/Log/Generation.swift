@@ -19,7 +19,7 @@ struct Generation: ~Copyable {
   var hasEntries = false
   var index: LogIndex
   var tombstones: TombstoneSet
-  let placed: UnsafeMutablePointer<SlotAddress>
+  let placed: UnsafeMutablePointer<PlacedExtent>
   let placedCapacity: Int
   let sizes: IndexSizes
   var placedCount = 0
@@ -30,7 +30,8 @@ struct Generation: ~Copyable {
     tombstones = TombstoneSet(capacity: sizes.tombstones, in: &arena)
     placedCapacity = sizes.placed
     self.sizes = sizes
-    placed = arena.takeArray(of: SlotAddress.self, count: sizes.placed)
+    placed = arena.take(sizes.placed * MemoryLayout<PlacedExtent>.stride)
+      .bindMemory(to: PlacedExtent.self, capacity: sizes.placed)
   }
 
   mutating func begin(at position: LogPosition, previousCRC: UInt32, epoch: Epoch) {
@@ -50,6 +51,7 @@ struct Generation: ~Copyable {
   func hasRoom(for demand: IndexDemand) -> Bool {
     index.hasRoom(cells: demand.cells, extents: demand.extents)
       && tombstones.count + demand.tombstones + 2 < sizes.tombstones
+      && placedCount + demand.placed <= placedCapacity
   }
 
   /// Whether blocks of the extent may have been zeroed or deallocated.
@@ -70,6 +72,7 @@ struct IndexDemand {
   var cells = 0
   var extents = 0
   var tombstones = 0
+  var placed = 0
 }
 
 /// How large a generation's parts are: they follow from the log's size alone, so that whatever
@@ -85,7 +88,7 @@ struct IndexSizes {
     cells = IndexSizes.power(over: blocks * 4 / 3 + 256, least: 1024)
     extents = IndexSizes.power(over: blocks * 4 / 3 + 256, least: 1024)
     tombstones = min(4096, max(64, blocks))
-    placed = min(16384, max(64, blocks))
+    placed = min(4096, max(64, blocks))
   }
 
   private static func power(over n: Int, least: Int) -> Int {
@@ -97,6 +100,6 @@ struct IndexSizes {
   /// What one generation takes from the arena, at most.
   var bytes: Int {
     LogIndex.bytes(cellCapacity: cells, extentCapacity: extents)
-      + TombstoneSet.bytes(capacity: tombstones) + Arena.cost(placed * 8)
+      + TombstoneSet.bytes(capacity: tombstones) + Arena.cost(placed * 16)
   }
 }

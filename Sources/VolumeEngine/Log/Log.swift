@@ -72,8 +72,9 @@ struct Log: ~Copyable {
   var mustRestart = false
   var restartAt = Instant(nanoseconds: 0)
   var failures = 0
-  var flushInFlight = false
-  var flushCovers = LogPosition(0)
+  var round = FlushRound()
+  /// Flushes in flight that a round ordered, this one or one that was abandoned.
+  var roundFlushes = 0
   /// Everything below shall become durable; `flushGoal` is what the next device flush waits for,
   /// so that a steady stream of requests does not put it off.
   var syncTarget = LogPosition(0)
@@ -162,7 +163,7 @@ struct Log: ~Copyable {
     guard g.pointee.hasEntries else { return false }
     return closedEnd - g.pointee.start >= geometry.capacity / 4
       || g.pointee.index.isNearlyFull
-      || g.pointee.tombstones.count * 2 >= IndexSizes(geometry).tombstones
+      || g.pointee.tombstones.count * 2 >= g.pointee.sizes.tombstones
       || g.pointee.placedCount * 2 >= g.pointee.placedCapacity
   }
 
@@ -184,7 +185,8 @@ struct Log: ~Copyable {
       let fits =
         headerUsed + size <= Layout.metadataBlock && payloadRoom >= payload
         && current.pointee.index.hasRoom(forBlocks: blocks)
-        && current.pointee.tombstones.count + 2 < IndexSizes(geometry).tombstones
+        && current.pointee.tombstones.count + 2 < current.pointee.sizes.tombstones
+        && current.pointee.placedCount < current.pointee.placedCapacity
       if fits { return nil }
       closeRecord()
     }
@@ -341,7 +343,10 @@ struct Log: ~Copyable {
   /// The newest entry for a block in one generation.
   func findInGeneration(_ i: Int, _ block: BlockIndex) -> LogCell? {
     let g = generation(i)
-    let cell = g.pointee.index.find(block)
+    var cell = g.pointee.index.find(block)
+    if let number = cell?.placed, cell?.kind == .placed {
+      cell?.slot = g.pointee.placed[number].slot
+    }
     if g.pointee.tombstones.count > 0, let t = g.pointee.tombstones.find(block) {
       // A tie is between marks of records that hold no ranges and ranges: it cannot be.
       if let cell, cell.position >= t.position, planted != .tombstoneWinsAlways { return cell }

@@ -22,6 +22,17 @@ struct DeviceFlush {
   var forBatch = false
 }
 
+/// One round of flushes for the log: the log's device, and every device with placed data. The
+/// watermark moves when all have succeeded, over what had completed when the first was submitted.
+struct FlushRound {
+  var covers = LogPosition(0)
+  /// Devices whose flush has not ended; none: no round is under way.
+  var waiting: UInt64 = 0
+  /// Devices that are in the round for their placed data.
+  var placed: UInt64 = 0
+  var isActive: Bool { waiting != 0 }
+}
+
 /// How closed records reach the device and become durable.
 ///
 ///     closed ─issueAppends─► in flight ─finishAppend─► completed ─flush─► durable
@@ -42,7 +53,9 @@ extension Volume {
       }
     }
     let age = log.oldestUnflushed.map { now.since($0) } ?? 0
-    let isDue = age >= 1_000_000_000 || log.unflushedBytes >= autoFlushBytes
+    let isDue =
+      age >= 1_000_000_000 || log.unflushedBytes >= autoFlushBytes
+      || placed.unflushedBytes >= 128 << 20
     if isDue, log.syncTarget <= log.watermark { log.requestSync() }
     if log.flushGoal <= log.watermark { log.flushGoal = log.syncTarget }
     let noRing = log.ring.control == nil
@@ -53,7 +66,7 @@ extension Volume {
     issueAppends()
     let isSyncDue = log.syncTarget > log.watermark && log.completedEnd > log.watermark
     if isSyncDue, log.appendsInFlight == 0 || log.completedEnd >= log.flushGoal {
-      flushes[0].logAsks = true
+      beginRound()
     }
     for d in 0..<allocator.deviceCount { pumpFlush(d) }
     answerFlushes()
@@ -103,7 +116,8 @@ extension Volume {
       log.syncTarget > start || (log.flushHabit >= 4 && (0...4).contains(log.writesSinceFlush))
     let durable =
       isLast && asked && start == log.watermark && log.appendsInFlight == 0
-      && !flushes[0].isInFlight
+      && !flushes[0].isInFlight && !log.round.isActive && placed.unflushedDevices == 0
+      && placed.repair.isIdle
     log.appends[a] = Append(
       isActive: true, start: start, end: end, parts: segment.headerWritten ? 1 : 2,
       isDurable: durable)
@@ -138,7 +152,7 @@ extension Volume {
       deviceCounters[0].writeErrors += 1
       note(.appendFailed)
       log.mustRestart = true
-      if log.appends[a].isDurable { batchPoisoned(0) }
+      if log.appends[a].isDurable { devicePoisoned(0) }
     }
     guard log.appends[a].parts == 0 else { return }
     if !log.mustRestart { advanceCompleted() }
@@ -165,6 +179,27 @@ extension Volume {
 
   // MARK: Flushes
 
+  /// Begins a round of flushes, unless one is under way or placed data has to be written again.
+  private mutating func beginRound() {
+    guard !log.round.isActive, log.roundFlushes == 0, placed.repair.isIdle else { return }
+    let devices = planted(.placedDeviceNotFlushed) ? 0 : placed.unflushedDevices
+    log.round = FlushRound(
+      covers: log.completedEnd, waiting: devices | 1, placed: placed.unflushedDevices)
+    placed.unflushedDevices = 0
+    placed.unflushedBytes = 0
+    for d in 0..<allocator.deviceCount where log.round.waiting & (1 << UInt64(d)) != 0 {
+      flushes[d].logAsks = true
+    }
+  }
+
+  /// Gives the round up: its devices have not been flushed.
+  mutating func abandonRound() {
+    guard log.round.isActive else { return }
+    placed.unflushedDevices |= log.round.placed
+    log.round = FlushRound()
+    for d in 0..<allocator.deviceCount { flushes[d].logAsks = false }
+  }
+
   mutating func pumpFlush(_ d: Int) {
     guard !flushes[d].isInFlight, flushes[d].logAsks || flushes[d].batchAsks else { return }
     flushes[d].isInFlight = true
@@ -172,7 +207,7 @@ extension Volume {
     flushes[d].forBatch = flushes[d].batchAsks
     flushes[d].logAsks = false
     flushes[d].batchAsks = false
-    if flushes[d].forLog { log.flushCovers = log.completedEnd }
+    if flushes[d].forLog { log.roundFlushes += 1 }
     counters.deviceFlushes += 1
     order(DeviceOperation(.flush, device: DeviceIndex(d), token: Token.make(.deviceFlush, d)))
   }
@@ -181,20 +216,39 @@ extension Volume {
     invariant(flushes[d].isInFlight, "L9: a flush ends once")
     flushes[d].isInFlight = false
     let flush = flushes[d]
+    if flush.forLog { log.roundFlushes -= 1 }
     if ok {
-      if flush.forLog, !log.mustRestart {
-        setWatermark(planted(.watermarkPassesFlush) ? log.completedEnd : log.flushCovers)
-      }
+      if flush.forLog { roundFlushed(d) }
       if flush.forBatch { batchFlushFinished(d) }
     } else if planted(.flushErrorSeenOnce) {
-      if flush.forLog { failFlushes() } else { batchPoisoned(d) }
+      if flush.forLog {
+        abandonRound()
+        failFlushes()
+      } else {
+        batchPoisoned(d)
+      }
     } else {
       note(.flushFailed(DeviceIndex(d)))
       deviceCounters[d].writeErrors += 1
-      if d == 0 { logPoisoned() }
-      batchPoisoned(d)
+      devicePoisoned(d)
     }
     pumpLog()
+  }
+
+  private mutating func roundFlushed(_ d: Int) {
+    guard log.round.waiting & (1 << UInt64(d)) != 0 else { return }
+    log.round.waiting &= ~(1 << UInt64(d))
+    guard !log.round.isActive else { return }
+    log.round.placed = 0
+    if log.mustRestart { return }
+    setWatermark(planted(.watermarkPassesFlush) ? log.completedEnd : log.round.covers)
+  }
+
+  /// A device failed a flush: nothing written there since the last good one is trusted.
+  mutating func devicePoisoned(_ d: Int) {
+    placedPoisoned(d)
+    if d == 0 { logPoisoned() }
+    batchPoisoned(d)
   }
 
   /// Device 0 failed a flush: what was appended since the last good one is appended again, and
@@ -231,6 +285,7 @@ extension Volume {
     for i in 0..<4 where log.appends[i].isActive && log.appends[i].parts > 0 { return }
     for i in 0..<4 { log.appends[i].isActive = false }
     log.appendsInFlight = 0
+    abandonRound()
     guard log.segments.replace(from: log.watermark) else {
       log.restartAt = now + Milliseconds(1000)
       return

@@ -23,6 +23,8 @@ package struct LogCell {
   package var crc: UInt32
   /// Of a placed block, the entry's index in the generation's table of placed extents; else 0.
   package var placed: Int
+  /// Of a placed block, the slot of its extent; filled in by who knows the table of placed extents.
+  package var slot = SlotAddress.none
 
   package init(kind: LogCellKind, position: LogPosition, crc: UInt32, placed: Int = 0) {
     self.kind = kind

@@ -25,6 +25,7 @@ struct EntryWalk {
         demand.cells += entry.count
         demand.extents += 1
       case .placed:
+        demand.placed += 1
         demand.cells += Size.blocksPerExtent
         demand.extents += 1
       case .deallocated, .zeroed:

@@ -113,6 +113,7 @@ extension Volume {
       superblock: superblock,
       frameCount: max(64, options.memory.cacheBytes / Layout.metadataBlock), in: &arena)
     allocator = Allocator(superblock: superblock, in: &arena)
+    placed = Placed(superblock.log, in: &arena)
     batch = Batch(log: superblock.log, unitBytes: options.memory.unitBytes, in: &arena)
     waiters = WaiterLinks(count: Pools.waiters, in: &arena)
     orders = OperationQueue(capacity: Pools.orders, in: &arena)
@@ -197,9 +198,7 @@ extension Volume {
           _ = g.pointee.index.insert(entry.extent.block(entry.first + i), cell)
         }
         _ = g.pointee.index.insertExtent(ExtentIndex(entry.extent.rawValue | Log.markFlag))
-      case .placed:
-        throw OpenError(
-          .damagedLog, "a placed entry at position \(at.rawValue): not in this version")
+      case .placed: try indexPlaced(entry, at)
       }
     }
     guard walk.found == RecordHeader.entryCount(header) else {
@@ -251,6 +250,7 @@ extension Volume {
       if end > replay.watermark {
         if isInPlace { try rewrite(&replay, io) } else { try appendAgain(&replay, io) }
       }
+      try rewritePlaced(from: replay.watermark, io)
       try io.flush(DeviceIndex(0))
       log.begin(at: replay.end, previousCRC: log.previousCRC)
       superblock.serial += 1

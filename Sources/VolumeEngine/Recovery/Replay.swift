@@ -182,6 +182,7 @@ struct Replay {
     through chainEnd: LogPosition
   ) throws(OpenError) -> LogPosition {
     var at = recent.last { $0 <= watermark } ?? superblock.boundary
+    let buffer = AlignedBuffer(Size.extent)
     while at < chainEnd {
       guard let header = try reader.bytes(at: at, Layout.metadataBlock) else { return at }
       let length = RecordHeader.length(header)
@@ -190,6 +191,11 @@ struct Replay {
         var walk = EntryWalk(record, pool: seed, planted: nil)
         var block = 0
         while let entry = walk.next() {
+          if entry.kind == .placed, planted != .placedNotVerified,
+            try !isWhole(entry, buffer)
+          {
+            return at
+          }
           guard entry.kind == .data else { continue }
           for i in 0..<entry.count {
             let p = record + geometry.logBlock + block << 12

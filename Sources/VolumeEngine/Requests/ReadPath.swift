@@ -49,7 +49,7 @@ extension Volume {
       case .payload:
         return log.isInRing(cell.position)
           ? .ring(cell.position, crc: cell.crc) : .logDevice(cell.position, crc: cell.crc)
-      case .placed: return .lost
+      case .placed: return .slot(cell.slot, crc: cell.crc)
       case .zero: return .hole
       case .reservedZero: return .zero
       case .lost: return .lost

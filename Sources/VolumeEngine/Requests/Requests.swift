@@ -13,6 +13,8 @@ struct RequestSlot {
     case flushing
     /// Block status: walking.
     case walking
+    /// Whole extents are being written straight to slots.
+    case placing
   }
 
   var request = VolumeRequest(.flush, cookie: 0)
@@ -28,6 +30,9 @@ struct RequestSlot {
   var errorOffset: UInt64 = 0
   var target = LogPosition(0)
   var descriptors: UInt32 = 0
+  /// Whole extents that lie in slots and have no entry yet; those whose write counts for nothing.
+  var placed: UInt16 = 0
+  var placedInVain: UInt16 = 0
   /// Sub-block writes: whole copies of the first and last block, where they were read from.
   var head = PartialBlock()
   var tail = PartialBlock()
@@ -140,7 +145,7 @@ enum Pools {
 enum Token {
   enum Kind: UInt8 {
     case piece = 1, append, segmentHeader, deviceFlush, pageRead, pageWrite, jobRead, jobWrite,
-      superblock, unitRead
+      superblock, unitRead, placed, repair
   }
 
   static func make(_ kind: Kind, _ index: Int, _ detail: Int = 0) -> UInt64 {

@@ -17,6 +17,11 @@ extension Volume {
     noteAccess(q, isWrite: true)
     setPartialBlocks(r)
     requests[r].cursor = q.offset >> 12
+    if !beginPlacing(r) { goOnWriting(r) }
+  }
+
+  /// What is not placed: ragged ends are read first.
+  mutating func goOnWriting(_ r: Int) {
     if requests[r].head.state == .none && requests[r].tail.state == .none {
       enqueue(r)
     } else {
@@ -63,11 +68,12 @@ extension Volume {
     while queued.first >= 0 {
       let r = Int(queued.first)
       let isWrite = requests[r].request.kind == .write
-      if isWrite, !batch.isStuck, !admission.allows(Int(requests[r].request.length)) { return }
+      let logged = isWrite ? bytesToLog(r) : 0
+      if logged > 0, !batch.isStuck, !admission.allows(logged) { return }
       switch isWrite ? stageWrite(r) : stageZero(r) {
       case .done:
         _ = waiters.popFirst(&queued)
-        if isWrite { admission.spend(Int(requests[r].request.length)) }
+        admission.spend(logged)
         acknowledge(r)
       case .blocked: return
       case .left: break
@@ -107,7 +113,10 @@ extension Volume {
         end = last - 1
       }
       let count = Int(end - block.rawValue) + 1
-      switch stageData(r, block, count, memory) {
+      let isPlaced = isPlaced(r, block)
+      switch isPlaced
+        ? stagePlaced(r, block.extent, memory) : stageData(r, block, count, memory)
+      {
       case .staged(let n): requests[r].cursor += UInt64(n)
       case .not(let staging): return staging
       }

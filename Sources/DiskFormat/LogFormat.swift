@@ -195,15 +195,22 @@ package enum Entry {
   package static func decode(
     _ header: UnsafeRawPointer, offset: Int, seed: UInt32
   ) -> EntryView? {
-    guard offset >= RecordHeader.entries, offset + 16 <= Layout.metadataBlock else { return nil }
-    let p = header + offset
+    guard offset >= RecordHeader.entries else { return nil }
+    return decode(header + offset, room: Layout.metadataBlock - offset, seed: seed)
+  }
+
+  /// The entry at `p`, of at most `room` bytes; without a seed its check, which belongs to its
+  /// place in a record, is left aside: whoever copied it checks the copy.
+  package static func decode(
+    _ p: UnsafeRawPointer, room: Int, seed: UInt32?
+  ) -> EntryView? {
+    guard room >= 16 else { return nil }
     guard let kind = EntryKind(rawValue: p.u8(4)) else { return nil }
     let count = Int(p.u8(5))
     let first = Int(p.u8(6))
     let size = size(kind, count: count)
-    guard offset + size <= Layout.metadataBlock,
-      p.u32(0) == Checksum.crc32c(p + 4, size - 4, seed: seed)
-    else { return nil }
+    guard size <= room else { return nil }
+    if let seed, p.u32(0) != Checksum.crc32c(p + 4, size - 4, seed: seed) { return nil }
     let isRange = kind == .deallocated || kind == .zeroed
     if !isRange {
       guard count >= 1, first + count <= Size.blocksPerExtent,

@@ -211,7 +211,7 @@ package struct LogGeometry: Equatable, Sendable {
   }
 
   /// Bytes at a segment's end that are kept for its footer.
-  package var footerArea: Int { segmentSize >= 4 << 20 ? 64 << 10 : 0 }
+  package var footerArea: Int { max(logBlock, segmentSize / 128) & ~(logBlock - 1) }
   /// Positions that one segment holds: all but its header block and its footer area.
   package var segmentCapacity: Int { segmentSize - logBlock - footerArea }
   /// Positions that the whole log holds.

@@ -61,6 +61,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   // Recovery
   /// What the ring holds above the watermark is taken for durable after a kill.
   case readableTakenForDurable
+  /// A segment's footer is believed before all that it tells is durable.
+  case footerBelievedEarly
   /// Entries above the watermark are believed without their payload's checksum.
   case payloadNotVerified
   /// The older of two valid superblocks is taken.

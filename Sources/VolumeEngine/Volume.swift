@@ -130,6 +130,7 @@ package struct Volume: ~Copyable {
     case .pageWrite?: finishBatchPageWrite(FrameIndex(index), ok: ok)
     case .jobRead?: finishJobRead(index, detail, ok: ok)
     case .jobWrite?: finishJobWrite(index, detail, ok: ok)
+    case .footer?: finishFooter(ok: ok)
     case .superblock?: finishSuperblock(ok: ok)
     case .unitRead?: finishUnitRead(index, ok: ok)
     case .placed?: finishPlaced(index, detail, ok: ok)

@@ -74,7 +74,7 @@ json '.clean and .problems == [] and .extents == 0 and .pages > 0'
 
 say "status"
 # May be changed at any time.
-sed -i 's/\(slow.img", size = "1GiB"\)/\1, rotational = true/; s/\(fast.img", size = "512MiB"\)/\1, rotational = false/' \
+sed -i 's/\(slow.img", size = "1GiB", rotational = \)false/\1true/' \
   "$config"
 serve
 ends 0 status --json --config "$config"

@@ -93,7 +93,7 @@ private struct CheckState {
   // MARK: Log
 
   private mutating func checkLog(_ superblock: Superblock) throws(OpenError) {
-    var replay = Replay(io: io, superblock: superblock, ring: nil)
+    var replay = Replay(io: io, superblock: superblock, ring: nil, usesFooters: false)
     try replay.findEnd(planted: nil)
     var at = superblock.boundary
     let seed = PoolSeed(superblock.pool)

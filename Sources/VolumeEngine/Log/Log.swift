@@ -85,6 +85,7 @@ struct Log: ~Copyable {
   /// When the last flush moved the watermark; a watermark record is due soon after.
   var watermarkRecordAt: Instant?
   let headerPages: UnsafeMutableRawPointer
+  var footer: FooterBuilder
   /// A rule to break, for the test of the tests.
   let planted: PlantedBug?
 
@@ -113,10 +114,12 @@ struct Log: ~Copyable {
       (generations + i).initialize(to: Generation(sizes: sizes, in: &arena))
     }
     headerPages = arena.take(4 * Layout.metadataBlock)
+    footer = FooterBuilder(area: geometry.footerArea, in: &arena)
   }
 
   static func bytes(_ geometry: LogGeometry) -> Int {
     Segments.bytes(geometry) + 4 * IndexSizes(geometry).bytes + (64 << 10)
+      + FooterBuilder.bytes(area: geometry.footerArea)
   }
 
   /// Sets all positions to where recovery has found the log's end.
@@ -218,7 +221,11 @@ struct Log: ~Copyable {
     let released = planted == .ringReleasedOnCompletion ? completedEnd : watermark
     guard limit.rawValue <= released.rawValue + UInt64(ring.size) else { return .ring }
     if segments.end == nil || segments.end! == start {
+      if segments.count > 0 {
+        footer.finish(segments[segments.count - 1], incarnation: incarnation, seed: seed)
+      }
       segments.open(at: start)
+      footer.begin(at: start, previous: previousCRC)
       recordLimit = start + min(room, geometry.segmentCapacity)
     } else {
       recordLimit = limit
@@ -249,6 +256,7 @@ struct Log: ~Copyable {
     previousCRC = RecordHeader.close(
       ring.pointer(at: recordStart), watermark: watermark, length: length,
       entryCount: entryCount, seed: seed)
+    footer.add(ring.pointer(at: recordStart), entriesEnd: headerUsed)
     closedEnd = recordStart + length
     invariant(closedEnd <= recordLimit, "L5: a record ends within its limit")
     isOpen = false

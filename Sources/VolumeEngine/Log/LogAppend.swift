@@ -103,6 +103,24 @@ extension Volume {
       }
       issue(from: log.issuedEnd, to: end, entry: s, segment)
     }
+    issueFooter()
+  }
+
+  /// Nobody waits for a footer, and nothing depends on it.
+  private mutating func issueFooter() {
+    guard let index = log.footer.ready, orders.room > 8 else { return }
+    let memory = log.footer.readyBuffer
+    log.footer.taken()
+    let end = log.geometry.segmentOffset(index) + UInt64(log.geometry.segmentSize)
+    order(
+      DeviceOperation(
+        .write, device: DeviceIndex(0), offset: end - UInt64(log.geometry.footerArea),
+        length: log.geometry.footerArea, memory: memory, token: Token.make(.footer, 0)))
+  }
+
+  mutating func finishFooter(ok: Bool) {
+    log.footer.isInFlight = false
+    if !ok { deviceCounters[0].writeErrors += 1 }
   }
 
   private mutating func issue(
@@ -286,6 +304,7 @@ extension Volume {
     for i in 0..<4 { log.appends[i].isActive = false }
     log.appendsInFlight = 0
     abandonRound()
+    log.footer.forget()
     guard log.segments.replace(from: log.watermark) else {
       log.restartAt = now + Milliseconds(1000)
       return

@@ -1,23 +1,39 @@
 import Base
 import DiskFormat
 
-/// Walks the entries of a record's header block, each checked with its place's seed.
+/// Walks the entries of a record: in its header block, each checked with its place's seed, or as a
+/// segment's footer repeats them.
 struct EntryWalk {
-  private let header: UnsafeRawPointer
+  private let entries: UnsafeRawPointer
+  private let room: Int
+  /// The header block; nil for a footer's copy, whose check was verified as a whole.
+  private let header: UnsafeRawPointer?
   private let pool: PoolSeed
   private let isUnseeded: Bool
-  private(set) var offset = RecordHeader.entries
+  private var at = 0
   private(set) var found = 0
+  /// Where in the header block the next entry would be.
+  var offset: Int { RecordHeader.entries + at }
 
   init(_ header: UnsafeRawPointer, pool: PoolSeed, planted: PlantedBug?) {
     self.header = header
     self.pool = pool
+    entries = header + RecordHeader.entries
+    room = Layout.metadataBlock - RecordHeader.entries
     isUnseeded = planted == .entryCheckUnseeded
   }
 
+  init(_ record: FooterRecord, pool: PoolSeed) {
+    header = nil
+    self.pool = pool
+    entries = record.entries
+    room = record.entryBytes
+    isUnseeded = false
+  }
+
   /// What a record asks of an index, at most.
-  static func demand(_ header: UnsafeRawPointer, pool: PoolSeed) -> IndexDemand {
-    var walk = EntryWalk(header, pool: pool, planted: nil)
+  func demand() -> IndexDemand {
+    var walk = self
     var demand = IndexDemand()
     while let entry = walk.next() {
       switch entry.kind {
@@ -39,16 +55,18 @@ struct EntryWalk {
   }
 
   mutating func next() -> EntryView? {
-    let seed =
-      isUnseeded
-      ? 0
-      : Entry.seed(
-        pool: pool, incarnation: RecordHeader.incarnation(header),
-        position: RecordHeader.position(header), previous: RecordHeader.previous(header),
-        ordinal: found)
-    guard let entry = Entry.decode(header, offset: offset, seed: seed) else { return nil }
-    offset += entry.size
+    guard let entry = Entry.decode(entries + at, room: room - at, seed: seed) else { return nil }
+    at += entry.size
     found += 1
     return entry
+  }
+
+  private var seed: UInt32? {
+    guard let header else { return nil }
+    if isUnseeded { return 0 }
+    return Entry.seed(
+      pool: pool, incarnation: RecordHeader.incarnation(header),
+      position: RecordHeader.position(header), previous: RecordHeader.previous(header),
+      ordinal: found)
   }
 }

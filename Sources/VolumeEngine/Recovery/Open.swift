@@ -52,7 +52,7 @@ extension Volume {
       staging: staging, arena: &arena, options: options, policy: policy, now: now)
     volume.events = events
     try volume.loadBitmaps(io)
-    var replay = Replay(io: io, superblock: superblock, ring: old)
+    var replay = Replay(io: io, superblock: superblock, ring: old, usesFooters: true)
     try replay.findEnd(planted: options.planted)
     try volume.index(&replay)
     try volume.makeDurable(&replay, io)
@@ -141,71 +141,93 @@ extension Volume {
 
   // MARK: Index, second pass
 
-  /// Walks the prefix again and fills the generations.
+  /// Goes through the prefix again and fills the generations: by the footers where they are
+  /// believed, else record by record.
   private mutating func index(_ replay: inout Replay) throws(OpenError) {
     log.closedEnd = superblock.boundary
     log.previousCRC = superblock.boundaryCRC
     log.beginGeneration(at: superblock.boundary, epoch: superblock.epoch)
-    var at = superblock.boundary
-    while at < replay.end {
-      let header = try replay.record(at: at)
-      let demand = EntryWalk.demand(header, pool: log.seed)
-      if log.isSealDue || !log.current.pointee.hasRoom(for: demand) {
-        if !log.seal(), !log.current.pointee.hasRoom(for: demand) {
-          throw OpenError(
-            .memory, "the log at position \(at.rawValue) holds more than its index takes")
+    let buffer = AlignedBuffer(superblock.log.footerArea)
+    while log.closedEnd < replay.end {
+      let at = log.closedEnd
+      if let footer = replay.footer(at: at, buffer) {
+        var place = SegmentFooter.header
+        while let record = FooterRecord.next(buffer.base, &place) {
+          try indexRecord(
+            &replay, EntryWalk(record, pool: log.seed), record.entryCount, record.length,
+            record.check)
         }
+        guard log.closedEnd == footer.end else {
+          throw OpenError(.damagedLog, "the footer of the segment at \(at.rawValue) has a gap")
+        }
+      } else {
+        let header = try replay.record(at: at)
+        try indexRecord(
+          &replay, EntryWalk(header, pool: log.seed, planted: options.planted),
+          RecordHeader.entryCount(header), RecordHeader.length(header),
+          RecordHeader.check(header))
       }
-      try indexRecord(&replay, header, at)
-      log.previousCRC = RecordHeader.check(header)
-      at = at + RecordHeader.length(header)
-      log.closedEnd = at
     }
   }
 
+  /// Indexes the record at the end of what has been indexed.
   private mutating func indexRecord(
-    _ replay: inout Replay, _ header: UnsafeRawPointer, _ at: LogPosition
+    _ replay: inout Replay, _ entries: EntryWalk, _ entryCount: Int, _ length: Int,
+    _ check: UInt32
   ) throws(OpenError) {
-    log.recordStart = at
-    log.payloadBlocks = 0
-    var walk = EntryWalk(header, pool: log.seed, planted: options.planted)
-    while let entry = walk.next() {
-      replay.entryCount += 1
-      guard entry.extent.rawValue < (size + 65535) >> 16 else {
+    let at = log.closedEnd
+    if log.isSealDue || !log.current.pointee.hasRoom(for: entries.demand()) {
+      if !log.seal(), !log.current.pointee.hasRoom(for: entries.demand()) {
         throw OpenError(
-          .damagedLog,
-          "an entry at position \(at.rawValue) names an extent beyond the volume's end")
-      }
-      let g = log.current
-      g.pointee.hasEntries = true
-      switch entry.kind {
-      case .data:
-        for i in 0..<entry.count {
-          let cell = LogCell(kind: .payload, position: log.cursor, crc: entry.crc(i))
-          let ok = g.pointee.index.insert(entry.extent.block(entry.first + i), cell)
-          guard ok else { throw OpenError(.memory, "the log holds more than its index takes") }
-          log.payloadBlocks += 1
-        }
-        if g.pointee.index.insertExtent(entry.extent) {
-          allocator.reserved += allocator.slotsPerExtent
-          g.pointee.reservedSlots += allocator.slotsPerExtent
-        }
-      case .deallocated, .zeroed:
-        try indexZeros(entry)
-      case .lost:
-        for i in 0..<entry.count {
-          let cell = LogCell(kind: .lost, position: log.cursor, crc: 0)
-          _ = g.pointee.index.insert(entry.extent.block(entry.first + i), cell)
-        }
-        _ = g.pointee.index.insertExtent(ExtentIndex(entry.extent.rawValue | Log.markFlag))
-      case .placed: try indexPlaced(entry, at)
+          .memory, "the log at position \(at.rawValue) holds more than its index takes")
       }
     }
-    guard walk.found == RecordHeader.entryCount(header) else {
+    log.recordStart = at
+    log.payloadBlocks = 0
+    var walk = entries
+    while let entry = walk.next() {
+      replay.entryCount += 1
+      try indexEntry(entry, at)
+    }
+    guard walk.found == entryCount else {
       throw OpenError(
         .damagedLog,
-        "the record at position \(at.rawValue) has \(RecordHeader.entryCount(header)) entries, "
-          + "but only \(walk.found) are whole")
+        "the record at position \(at.rawValue) has \(entryCount) entries, but only "
+          + "\(walk.found) are whole")
+    }
+    log.previousCRC = check
+    log.closedEnd = at + length
+  }
+
+  private mutating func indexEntry(_ entry: EntryView, _ at: LogPosition) throws(OpenError) {
+    guard entry.extent.rawValue < (size + 65535) >> 16 else {
+      throw OpenError(
+        .damagedLog,
+        "an entry at position \(at.rawValue) names an extent beyond the volume's end")
+    }
+    let g = log.current
+    g.pointee.hasEntries = true
+    switch entry.kind {
+    case .data:
+      for i in 0..<entry.count {
+        let cell = LogCell(kind: .payload, position: log.cursor, crc: entry.crc(i))
+        let ok = g.pointee.index.insert(entry.extent.block(entry.first + i), cell)
+        guard ok else { throw OpenError(.memory, "the log holds more than its index takes") }
+        log.payloadBlocks += 1
+      }
+      if g.pointee.index.insertExtent(entry.extent) {
+        allocator.reserved += allocator.slotsPerExtent
+        g.pointee.reservedSlots += allocator.slotsPerExtent
+      }
+    case .deallocated, .zeroed:
+      try indexZeros(entry)
+    case .lost:
+      for i in 0..<entry.count {
+        let cell = LogCell(kind: .lost, position: log.cursor, crc: 0)
+        _ = g.pointee.index.insert(entry.extent.block(entry.first + i), cell)
+      }
+      _ = g.pointee.index.insertExtent(ExtentIndex(entry.extent.rawValue | Log.markFlag))
+    case .placed: try indexPlaced(entry, at)
     }
   }
 

@@ -13,7 +13,7 @@ struct Replay {
   /// Segments that hold the positions from the boundary on, contiguous.
   var chosen: [Segment] = []
   /// From which position each of them counts.
-  private var from: [LogPosition] = []
+  private(set) var from: [LogPosition] = []
   var freeSegments: [Int] = []
   /// Those of `chosen` that begin below the watermark.
   var durable: [Segment] = []
@@ -33,9 +33,14 @@ struct Replay {
   var entryCount: UInt64 = 0
   private let reader: LogReader
   private var saved: AlignedBuffer?
+  /// By the first position of their segments: the footers that are believed.
+  private(set) var footers: [LogPosition: SegmentFooter] = [:]
+  let usesFooters: Bool
   var planted: PlantedBug?
 
-  init(io: SyncIO, superblock: Superblock, ring: StagingRing?) {
+  /// Without `usesFooters` every record is looked at.
+  init(io: SyncIO, superblock: Superblock, ring: StagingRing?, usesFooters: Bool) {
+    self.usesFooters = usesFooters
     self.io = io
     self.superblock = superblock
     self.ring = ring
@@ -53,7 +58,9 @@ struct Replay {
     reader.segments = chosen
     let ringMark = ring?.control.map { RingControl.watermark($0) }
     watermark = max(superblock.watermark, ringMark ?? LogPosition(0))
-    let (chainEnd, chainCRC) = try walkDevice(until: ringMark)
+    let candidates = usesFooters ? readFooters() : [:]
+    for footer in candidates.values { watermark = max(watermark, footer.watermark) }
+    let (chainEnd, chainCRC) = try walkDevice(until: ringMark, candidates)
     if chainEnd < watermark {
       throw OpenError(
         .damagedLog,
@@ -153,14 +160,26 @@ struct Replay {
   }
 
   /// Follows the chain of headers from the boundary to `limit`, or to the first that is not valid.
+  /// Where a footer tells all of a segment, and all of it is durable, the walk leaps.
   private mutating func walkDevice(
-    until limit: LogPosition?
+    until limit: LogPosition?, _ candidates: [LogPosition: SegmentFooter]
   ) throws(OpenError) -> (LogPosition, UInt32) {
     var at = superblock.boundary
     var previous = superblock.boundaryCRC
     var incarnation: UInt64 = 0
     while limit == nil || at < limit! {
       if at >= superblock.watermark { incarnation = max(incarnation, superblock.incarnation) }
+      if let footer = candidates[at], footer.previous == previous,
+        footer.incarnation >= incarnation,
+        footer.end <= watermark || planted == .footerBelievedEarly
+      {
+        footers[at] = footer
+        recent.append(at)
+        incarnation = footer.incarnation
+        previous = footer.check
+        at = footer.end
+        continue
+      }
       if planted == .recordWithoutChain { previous = 0 }
       if planted == .recordWithoutIncarnation { incarnation = 0 }
       guard let header = try reader.bytes(at: at, Layout.metadataBlock),

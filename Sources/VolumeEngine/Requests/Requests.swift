@@ -145,7 +145,7 @@ enum Pools {
 enum Token {
   enum Kind: UInt8 {
     case piece = 1, append, segmentHeader, deviceFlush, pageRead, pageWrite, jobRead, jobWrite,
-      superblock, unitRead, placed, repair
+      superblock, unitRead, placed, repair, footer
   }
 
   static func make(_ kind: Kind, _ index: Int, _ detail: Int = 0) -> UInt64 {

@@ -18,6 +18,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case recordWithoutIncarnation
   /// Entries' checks are not seeded with their place.
   case entryCheckUnseeded
+  /// A segment's header is not part of its first append, but of the next.
+  case headerWrittenLate
   /// Where positions overlap, the older segment wins.
   case olderSegmentWins
 
@@ -45,6 +47,12 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case skippedForVolatile
   /// A page is written over the twin in use.
   case twinInUseWritten
+  /// A page is taken for what it says it is, without its parent's check.
+  case pageCheckedAlone
+  /// The bitmap on disk says what is busy now, not what the checkpoint names.
+  case busyBitsWritten
+  /// After a failed superblock A another checkpoint is built, over pages that A may name.
+  case checkpointBuiltAnew
   /// No flush between pages and superblock A.
   case superblockBeforePages
   /// No flush between superblocks A and B.
@@ -65,6 +73,10 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case footerBelievedEarly
   /// Entries above the watermark are believed without their payload's checksum.
   case payloadNotVerified
+  /// The log goes on in the segment in which the process before ended.
+  case oldSegmentGoesOn
+  /// Slots that entries own are not known before slots are handed out.
+  case ownedSlotsNotFound
   /// The older of two valid superblocks is taken.
   case olderSuperblockTaken
   /// Serving begins before superblocks with the new incarnation are durable.

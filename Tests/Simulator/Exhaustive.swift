@@ -56,7 +56,7 @@ package struct Exhaustive: Sendable {
   }
 
   /// One small device, nothing by chance but the torn sectors.
-  private static func scenario(_ events: Int) -> Scenario {
+  static func scenario(_ events: Int) -> Scenario {
     var s = Scenario(seed: UInt64(events) &+ 1)
     s.segmentSize = 64 << 10
     s.logSegments = 8

@@ -16,6 +16,14 @@ import Testing
     }
   }
 
+  @Test func whatAnOlderEpochWroteIsNotPatched() throws {
+    do throws(Failure) {
+      try EpochStory.run()
+    } catch {
+      Issue.record("\(error.message)")
+    }
+  }
+
   @Test func sameSeedTellsTheSameStory() throws {
     let first = try World(seed: 77).run()
     let second = try World(seed: 77).run()

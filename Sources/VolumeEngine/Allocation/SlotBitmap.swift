@@ -172,6 +172,14 @@ package struct SlotBitmap: ~Copyable {
     }
   }
 
+  /// Adds the busy bits of a page: only for the test of the tests.
+  func addBusyBits(page: Int, to target: UnsafeMutableRawPointer) {
+    for i in 0..<Self.wordsPerPage {
+      let w = page * Self.wordsPerPage + i
+      target.put64(i * 8, (mapped[w] | busy[w]) & slotMask(w))
+    }
+  }
+
   /// Reads a page's mapped bits, 4,000 bytes, in place of those there were. What is mapped
   /// becomes busy, nothing becomes free, the page does not become dirty; bits past the last slot
   /// are ignored.

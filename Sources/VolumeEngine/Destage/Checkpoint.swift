@@ -41,7 +41,9 @@ extension Volume {
         .bitmap, level: 0, device: UInt8(batch.bitmapDevice), index: UInt64(page))
       switch requireForWrite(a, overwrite: true) {
       case .ready(let f):
-        bitmap.pointee.copyMappedBits(page: page, to: table.cache.page(f) + Page.header)
+        let target = table.cache.page(f) + Page.header
+        bitmap.pointee.copyMappedBits(page: page, to: target)
+        if planted(.busyBitsWritten) { bitmap.pointee.addBusyBits(page: page, to: target) }
         bitmap.pointee.clearDirty(page)
       case .wait(let f):
         if !waiters.isWaiting(Pools.sweepWaiter) { wait(Pools.sweepWaiter, for: f) }
@@ -164,6 +166,12 @@ extension Volume {
       deviceCounters[0].writeErrors += 1
       note(.writeError(DeviceIndex(0)))
       devicePoisoned(0)
+      if planted(.checkpointBuiltAnew), batch.phase == .superblockA, batch.pending == .checkpoint {
+        batch.phase = .flushing
+        batch.isRolledBack = true
+        rollBackIfDue()
+        return
+      }
       batch.superblockRetryAt = now + Milliseconds(100)
       return
     }

@@ -196,7 +196,8 @@ extension Volume {
       return
     }
     if ok {
-      let check = table.cache[f].check
+      let own = UnsafeRawPointer(table.cache.page(f)).u32(4)
+      let check = planted(.pageCheckedAlone) ? own : table.cache[f].check
       if Page.isValid(table.cache.page(f), a, crc: check, seed: log.seed) {
         table.cache.setState(f, .clean)
       } else if table.cache[f].attempts < 2 {

@@ -132,19 +132,20 @@ extension Volume {
     let isLast = end == log.closedEnd && !log.isOpen
     let asked =
       log.syncTarget > start || (log.flushHabit >= 4 && (0...4).contains(log.writesSinceFlush))
+    let isLate = planted(.headerWrittenLate) && start == segment.start
     let durable =
       isLast && asked && start == log.watermark && log.appendsInFlight == 0
       && !flushes[0].isInFlight && !log.round.isActive && placed.unflushedDevices == 0
       && placed.repair.isIdle
     log.appends[a] = Append(
-      isActive: true, start: start, end: end, parts: segment.headerWritten ? 1 : 2,
+      isActive: true, start: start, end: end, parts: segment.headerWritten || isLate ? 1 : 2,
       isDurable: durable)
     log.appendsInFlight += 1
     log.issuedEnd = end
     counters.appends += 1
     counters.appendedBytes += UInt64(end - start)
     let kind: OperationKind = durable ? .writeThrough : .write
-    if !segment.headerWritten {
+    if !segment.headerWritten, !isLate {
       log.segments[entry].headerWritten = true
       let page = log.headerPages + a * Layout.metadataBlock
       SegmentHeader(

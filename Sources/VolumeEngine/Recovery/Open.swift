@@ -265,7 +265,9 @@ extension Volume {
     let isInPlace = replay.mustStayInPlace
     for segment in isInPlace ? replay.chosen : replay.durable { log.segments.adopt(segment) }
     log.segments.nextSerial = replay.nextSerial
-    log.segments.cut(at: isInPlace ? replay.end : replay.watermark)
+    if !planted(.oldSegmentGoesOn) {
+      log.segments.cut(at: isInPlace ? replay.end : replay.watermark)
+    }
     for i in replay.freeSegments { log.segments.addFree(i) }
     let end = planted(.readableTakenForDurable) ? replay.watermark : replay.end
     do {

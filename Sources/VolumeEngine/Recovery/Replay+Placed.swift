@@ -30,7 +30,9 @@ extension Volume {
     guard log.indexPlaced(entry.extent, entry.slot, crc: { entry.crc($0) }) else {
       throw OpenError(.memory, "the log holds more than its index takes")
     }
-    allocator.bitmap(entry.slot.device).pointee.setBusy(entry.slot.slot)
+    if !planted(.ownedSlotsNotFound) {
+      allocator.bitmap(entry.slot.device).pointee.setBusy(entry.slot.slot)
+    }
     if log.current.pointee.index.insertExtent(entry.extent) {
       allocator.reserved += allocator.slotsPerExtent
       log.current.pointee.reservedSlots += allocator.slotsPerExtent

@@ -88,6 +88,7 @@ struct IndexSizes {
     cells = IndexSizes.power(over: blocks * 4 / 3 + 256, least: 1024)
     extents = IndexSizes.power(over: blocks * 4 / 3 + 256, least: 1024)
     tombstones = min(4096, max(64, blocks))
+    // Superseded slots are held until their generation is dropped: 256 MiB at most in each.
     placed = min(4096, max(64, blocks))
   }
 

@@ -10,6 +10,10 @@ import DiskFormat
 ///       │             │ failed, or its device failed a flush                  └─► superseded: free
 ///       └ no slot     └──► slot given back, logged instead                          after the drop
 ///
+/// After a failed flush the same bytes go to the same slot again, instead of into the log: what
+/// can be read back is made durable where it is, and what cannot tells its checksum, which is what
+/// an entry that says *lost* would tell.
+///
 /// Invariants:
 /// - PL1: an entry is staged only when its slot's write has completed and its device has failed no
 ///   flush since.

@@ -153,6 +153,9 @@ extension Volume {
       if let footer = replay.footer(at: at, buffer) {
         var place = SegmentFooter.header
         while let record = FooterRecord.next(buffer.base, &place) {
+          guard record.length >= superblock.log.logBlock,
+            record.length <= footer.end - log.closedEnd
+          else { break }
           try indexRecord(
             &replay, EntryWalk(record, pool: log.seed), record.entryCount, record.length,
             record.check)

@@ -20,6 +20,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case entryCheckUnseeded
   /// A segment's header is not part of its first append, but of the next.
   case headerWrittenLate
+  /// An append writes the block before it again.
+  case blockWrittenTwice
   /// Where positions overlap, the older segment wins.
   case olderSegmentWins
 
@@ -39,12 +41,16 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case placedNotVerified
   /// A placed slot that is not adopted yet is a home that may be patched.
   case placedPatchedEarly
+  /// A slot that is another extent's home becomes this one's, because the log says so.
+  case mappedSlotAdopted
   /// A superseded placed slot is free before its generation is dropped.
   case placedSlotFreedEarly
 
   // The batch and the table
   /// An entry is skipped for a younger one that is not durable.
   case skippedForVolatile
+  /// What an older epoch wrote is patched in place.
+  case olderEpochPatched
   /// A page is written over the twin in use.
   case twinInUseWritten
   /// A page is taken for what it says it is, without its parent's check.

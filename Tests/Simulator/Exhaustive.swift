@@ -77,6 +77,7 @@ package struct Exhaustive: Sendable {
     s.jumpChance = 0
     s.turnTime = 1000
     s.recoveryCrashChance = 0
+    s.shutdownCrashChance = 0
     s.moves = 0
     s.restlessness = 0
     s.maxTransfer = 16 * 4096

@@ -61,6 +61,8 @@ package struct Scenario: Sendable {
   var ends: [Int] = []
   /// Chances per thousand that a recovery is interrupted, again and again up to three deep.
   var recoveryCrashChance = 0
+  /// Chances per thousand that a shutdown is cut short.
+  var shutdownCrashChance = 150
   var faults = FaultPlan()
 
   var moves = 0

@@ -111,6 +111,13 @@ final class SimulatedDevice {
     volatileWrites = kept
   }
 
+  /// A flush fails, and all that it covered is forgotten for ever.
+  func forget(covered: UInt32) {
+    for i in volatileWrites.indices where volatileWrites[i].order <= covered {
+      volatileWrites[i].isForgotten = true
+    }
+  }
+
   private func apply(_ source: UnsafeRawPointer, offset: Int, length: Int, order: UInt32) {
     var at = 0
     while at < length {
@@ -161,6 +168,22 @@ final class SimulatedDevice {
         if i <= chosen { keep(write, random: &random, perMille: i == chosen ? 500 : 1000) }
       }
     }
+    forgetVolatile()
+  }
+
+  /// The power goes, and of each write (offset, length) so many bytes from its front are kept.
+  func losePower(keeping length: (Int, Int) -> Int) {
+    for write in volatileWrites {
+      var at = 0
+      while at < length(write.offset, write.length) {
+        applySector(write.data + at, (write.offset + at) / sector, write.order)
+        at += sector
+      }
+    }
+    forgetVolatile()
+  }
+
+  private func forgetVolatile() {
     for write in volatileWrites {
       memcpy(current + write.offset, durable + write.offset, write.length)
       write.data.deallocate()

@@ -1,5 +1,6 @@
 import Base
 import DeviceIO
+import DiskFormat
 import Glibc
 
 /// The pool's devices: takes the engine's orders, performs each exactly once, in any order, with
@@ -11,11 +12,13 @@ import Glibc
 ///
 /// - S7: an order is in range, aligned, and its memory belongs to the arena or to a ring.
 /// - S8: memory of a write does not change while the write is in flight.
+/// - S10: what a life has submitted to a place of the log it does not write again, before the
+///   segment gets a new header.
 final class SimulatedDevices: WaitingDevices {
   let devices: [SimulatedDevice]
   var faults = FaultPlan()
   /// Faults struck so far.
-  private(set) var struck = 0
+  var struck = 0
   /// Waiting operations until the planned crash; nil for none planned.
   var crashAfter: Int?
   /// The planned crash has come.
@@ -23,12 +26,32 @@ final class SimulatedDevices: WaitingDevices {
   /// Waiting operations performed.
   private(set) var waited = 0
   /// A rule of the seam that the engine broke.
-  private(set) var violation: Failure?
+  var violation: Failure?
   var order = CompletionOrder.random
   /// No fault strikes, and none that struck before is felt.
   var isCalm = false
   /// What each power loss takes; nil: drawn.
   var forcedLoss: SimulatedDevice.Loss?
+  /// A story's hand: what becomes of a write or flush; nil: what the seed says.
+  var fate: (DeviceOperation) -> Fate? = { _ in nil }
+  /// A story's hand: how many bytes, from its front, a crash leaves of a write to a device at an
+  /// offset and of a length, that is in flight or not durable; nil: what the seed says.
+  var landing: ((_ device: Int, _ offset: Int, _ length: Int) -> Int)?
+
+  /// The log on device 0, and which of its blocks this life has submitted.
+  var log: LogGeometry?
+  var submitted: [Bool] = []
+
+  enum Fate {
+    /// It completes and has no effect.
+    case lost
+    /// It fails and has no effect.
+    case failed
+    /// It fails, and is done all the same, for ever.
+    case doneButFailed
+    /// A flush that fails and forgets all that it covered.
+    case forgetful
+  }
   /// Says whether memory may be transferred to and from.
   var isTransferable: (UnsafeRawPointer, Int) -> Bool = { _, _ in true }
 
@@ -44,12 +67,18 @@ final class SimulatedDevices: WaitingDevices {
   private(set) var inFlight: [InFlight] = []
   var random: Random
   let trace: Trace
-  private var latent: [(device: Int, sectors: Range<Int>)] = []
+  var latent: [(device: Int, sectors: Range<Int>)] = []
 
   init(_ geometries: [DeviceGeometry], random: Random, trace: Trace) {
     devices = geometries.map { SimulatedDevice($0) }
     self.random = random
     self.trace = trace
+  }
+
+  /// Another process begins.
+  func beginLife(_ log: LogGeometry) {
+    self.log = log
+    submitted = Array(repeating: false, count: Int(log.areaSize) / log.logBlock)
   }
 
   // MARK: The queued form
@@ -60,7 +89,7 @@ final class SimulatedDevices: WaitingDevices {
     trace.record(
       .order, label(operation.kind), operation.token, UInt64(operation.device.rawValue),
       operation.offset, UInt64(operation.length))
-    guard validate(operation) else { return }
+    guard validate(operation), noteLogWrite(operation) else { return }
     // Until it completes, a read's memory may hold anything.
     if operation.kind == .read && random.chance(50), let memory = operation.memory {
       memory.initializeMemory(as: UInt8.self, repeating: 0xee, count: Int(operation.length))
@@ -162,31 +191,6 @@ final class SimulatedDevices: WaitingDevices {
     return entry
   }
 
-  private func validate(_ operation: DeviceOperation, isWaiting: Bool = false) -> Bool {
-    func broken(_ what: String) -> Bool {
-      violation = Failure(
-        "D4/S7: \(what): \(operation.kind) of \(operation.length) bytes at \(operation.offset) "
-          + "of device \(operation.device.rawValue).")
-      return false
-    }
-    guard operation.device.index < devices.count else { return broken("no such device") }
-    let geometry = devices[operation.device.index].geometry
-    if operation.kind == .flush { return true }
-    let unit = UInt64(geometry.logicalBlock)
-    let length = UInt64(operation.length)
-    if length == 0 || length % unit != 0 || operation.offset % unit != 0 {
-      return broken("an order that is not aligned to \(unit)")
-    }
-    if operation.offset + length > geometry.size { return broken("an order past the end") }
-    if operation.kind == .discard { return true }
-    guard let memory = operation.memory else { return broken("an order without memory") }
-    if UInt(bitPattern: memory) % UInt(unit) != 0 { return broken("memory that is not aligned") }
-    if !isWaiting, !isTransferable(memory, Int(length)) {
-      return broken("memory outside of arena and rings")
-    }
-    return true
-  }
-
   /// Performs an operation with whatever fault strikes, and returns its result.
   private func perform(_ entry: InFlight) -> Int32 {
     let operation = entry.operation
@@ -213,6 +217,10 @@ final class SimulatedDevices: WaitingDevices {
         device.writeThrough(memory, offset: offset, length: length)
       }
     case .flush:
+      if fate(operation) == .forgetful {
+        device.forget(covered: entry.mark)
+        return -EIO
+      }
       if strikes(faults.flushErrors) {
         trace.record(.fault, "flush error", UInt64(operation.device.rawValue))
         device.failFlush(covered: entry.mark, random: &random)
@@ -243,122 +251,6 @@ final class SimulatedDevices: WaitingDevices {
     }
   }
 
-  // MARK: Faults
-
-  private func strikes(_ perMille: Int) -> Bool {
-    guard perMille > 0, !isCalm, struck < faults.budget, random.chance(perMille) else {
-      return false
-    }
-    struck += 1
-    return true
-  }
-
-  private func sectors(_ operation: DeviceOperation) -> Range<Int> {
-    let sector = devices[operation.device.index].sector
-    let first = Int(operation.offset) / sector
-    return first..<(first + Int(operation.length) / sector)
-  }
-
-  private func readFault(_ operation: DeviceOperation) -> Int32? {
-    let device = operation.device.index
-    let touched = sectors(operation)
-    if !isCalm, latent.contains(where: { $0.device == device && $0.sectors.overlaps(touched) }) {
-      return -EIO
-    }
-    if strikes(faults.latentErrors) {
-      let first = touched.lowerBound + random.below(touched.count)
-      let end = min(touched.upperBound, first + random.within(1...8))
-      latent.append((device, first..<end))
-      trace.record(
-        .fault, "latent error", UInt64(device), UInt64(first * devices[device].sector),
-        UInt64((end - first) * devices[device].sector))
-      return -EIO
-    }
-    guard strikes(faults.readErrors) else { return nil }
-    trace.record(
-      .fault, "read error", UInt64(device), operation.offset, UInt64(operation.length))
-    // A failed read leaves anything in memory.
-    if random.chance(500), let memory = operation.memory {
-      memory.initializeMemory(as: UInt8.self, repeating: 0xee, count: Int(operation.length))
-    }
-    return -EIO
-  }
-
-  /// A write cures its sectors.
-  private func cure(_ operation: DeviceOperation) {
-    if latent.isEmpty { return }
-    let touched = sectors(operation)
-    var kept: [(device: Int, sectors: Range<Int>)] = []
-    for bad in latent {
-      guard bad.device == operation.device.index, bad.sectors.overlaps(touched) else {
-        kept.append(bad)
-        continue
-      }
-      if bad.sectors.lowerBound < touched.lowerBound {
-        kept.append((bad.device, bad.sectors.lowerBound..<touched.lowerBound))
-      }
-      if bad.sectors.upperBound > touched.upperBound {
-        kept.append((bad.device, touched.upperBound..<bad.sectors.upperBound))
-      }
-    }
-    latent = kept
-  }
-
-  private func writeFault(
-    _ operation: DeviceOperation, _ memory: UnsafeMutableRawPointer
-  ) -> Int32? {
-    let number = operation.device.index
-    let device = devices[number]
-    let length = Int(operation.length)
-    if strikes(faults.writeErrors) {
-      trace.record(.fault, "write error", UInt64(number), operation.offset, UInt64(length))
-      switch random.below(3) {
-      case 0: break
-      case 1: device.write(memory, offset: Int(operation.offset), length: length)
-      default: writePartly(operation, memory, perMille: 500)
-      }
-      return -EIO
-    }
-    if strikes(faults.lostWrites) {
-      trace.record(.fault, "lost write", UInt64(number), operation.offset, UInt64(length))
-      return Int32(truncatingIfNeeded: length)
-    }
-    guard strikes(faults.misdirectedWrites) else { return nil }
-    let places = (Int(device.geometry.size) - length) / device.sector + 1
-    let place = random.below(places) * device.sector
-    trace.record(
-      .fault, "misdirected write", UInt64(number), operation.offset, UInt64(length),
-      UInt64(place))
-    device.write(memory, offset: place, length: length)
-    return Int32(truncatingIfNeeded: length)
-  }
-
-  private func writePartly(
-    _ operation: DeviceOperation, _ memory: UnsafeMutableRawPointer, perMille: Int
-  ) {
-    let device = devices[operation.device.index]
-    var at = 0
-    while at < Int(operation.length) {
-      if random.chance(perMille) {
-        device.write(memory + at, offset: Int(operation.offset) + at, length: device.sector)
-      }
-      at += device.sector
-    }
-  }
-
-  /// Rot strikes a sector of a device, for ever.
-  func rot(device: Int, sector: Int) {
-    struck += 1
-    trace.record(.fault, "rot", UInt64(device), UInt64(sector * devices[device].sector))
-    devices[device].rot(sector: sector, random: &random)
-  }
-
-  /// The devices are good again: latent errors are healed and no fault strikes any more.
-  func heal() {
-    faults = FaultPlan()
-    latent.removeAll()
-  }
-
   // MARK: Crashes
 
   /// The process, or the machine, dies: what is in flight lands, wholly or partly or not at all;
@@ -369,6 +261,13 @@ final class SimulatedDevices: WaitingDevices {
       let entry = inFlight.remove(at: random.below(inFlight.count))
       let operation = entry.operation
       let device = devices[operation.device.index]
+      if let landing {
+        guard let memory = operation.memory, operation.kind != .read else { continue }
+        let offset = Int(operation.offset)
+        let length = landing(operation.device.index, offset, Int(operation.length))
+        if length > 0 { device.write(memory, offset: offset, length: length) }
+        continue
+      }
       guard mode > 0, mode > 1 || random.chance(500) else { continue }
       switch operation.kind {
       case .read, .discard: break
@@ -382,7 +281,11 @@ final class SimulatedDevices: WaitingDevices {
         }
       }
     }
-    if crash == .power {
+    if crash == .power, let landing {
+      for (i, device) in devices.enumerated() {
+        device.losePower { landing(i, $0, $1) }
+      }
+    } else if crash == .power {
       let losses = SimulatedDevice.Loss.allCases
       let drawn = random.chance(600) ? losses[random.below(losses.count)] : nil
       let together = forcedLoss ?? drawn

@@ -7,7 +7,7 @@ import VolumeEngine
 extension World {
   static func format(
     _ scenario: Scenario, layout: CellLayout, pool: Identity, devices: SimulatedDevices
-  ) throws(Failure) -> MemoryPlan {
+  ) throws(Failure) -> (memory: MemoryPlan, log: LogGeometry) {
     let plan = FormatPlan(
       poolID: pool, volumeName: "simulated", volumeSize: layout.volumeSize,
       devices: scenario.devices.enumerated().map { i, d in
@@ -24,19 +24,14 @@ extension World {
       throw Failure("The pool is not formatted: \(error.message)")
     }
     if let violation = devices.violation { throw violation }
-    return try memoryPlan(scenario, pool: pool, devices: devices)
-  }
-
-  private static func memoryPlan(
-    _ scenario: Scenario, pool: Identity, devices: SimulatedDevices
-  ) throws(Failure) -> MemoryPlan {
     do {
       let superblock = try Superblock.decode(
         devices.devices[0].current + Int(Layout.superblockOffsets.a), pool: pool)
-      return MemoryPlan(
+      let memory = MemoryPlan(
         ringBytes: scenario.ringBytes, clientBytes: 8 << 20, heatBytes: 0,
         unitBytes: (64 << 10) << Int(scenario.seed % 3 * 2), cacheBytes: scenario.cacheBytes,
         superblock: superblock)
+      return (memory, superblock.log)
     } catch {
       throw Failure("The format left no superblock: \(error)")
     }

@@ -24,6 +24,7 @@ package final class World {
   let policy: RandomPolicy
   let layout: CellLayout
   let content: Content
+  let log: LogGeometry
   var random: Random
   var clients: Clients
   /// The engine's home; initialised while `isOpen`.
@@ -88,8 +89,9 @@ package final class World {
       random: random.fork())
     poolID = Identity(high: random.next(), low: random.next())
 
-    let plan = try World.format(
+    let (plan, log) = try World.format(
       scenario, layout: layout, pool: poolID, devices: devices)
+    self.log = log
     options = VolumeOptions(
       bootID: Identity(high: random.next(), low: random.next()), memory: plan)
     options.placedWrites = scenario.placedWrites
@@ -221,6 +223,7 @@ package final class World {
     // What a life leaves in the arena, the next must not find.
     madvise(memory + clientBytes, memoryBytes - clientBytes, Int32(MADV_DONTNEED))
     var arena = Arena(base: memory + clientBytes, capacity: memoryBytes - clientBytes)
+    devices.beginLife(log)
     do {
       adopt(
         try Volume.open(
@@ -248,7 +251,7 @@ package final class World {
   func shutDown() throws(Failure) {
     trace.record(.act, "shutdown begins", UInt64(clients.openCount))
     engine.pointee.beginShutdown()
-    if random.chance(150) {
+    if random.chance(scenario.shutdownCrashChance) {
       // A shutdown, too, can be cut short.
       for _ in 0..<random.below(30) { try turn(issuing: false) }
       if random.chance(300) && !devices.faults.isEmpty || random.chance(200) {

@@ -11,8 +11,7 @@ struct Runner {
   let tail: Int
   let timeLimit: Int?
   let planted: PlantedBug?
-  /// Sequences of acts instead of seeds.
-  var isExhaustive = false
+  let kind: Worker.Kind
   /// Print no failures.
   var isQuiet = false
 
@@ -37,9 +36,10 @@ struct Runner {
   private var processes: [Process] = []
 
   init(
-    jobs: Int, first: UInt64, seeds: Int, failures: Int, tail: Int, timeLimit: Int?,
-    planted: PlantedBug?
+    _ kind: Worker.Kind, jobs: Int, first: UInt64, seeds: Int, failures: Int, tail: Int,
+    timeLimit: Int?, planted: PlantedBug?
   ) {
+    self.kind = kind
     self.jobs = min(jobs, seeds)
     self.first = first
     self.seeds = seeds
@@ -89,7 +89,7 @@ struct Runner {
       "thermocline-simulate", "--worker", "--first-seed", "\(seed)", "--seeds", "\(count)",
       "--stride", "\(step)", "--tail", "\(tail)",
     ]
-    if isExhaustive { arguments.append("--exhaustive") }
+    if kind != .seeds { arguments.append("--\(kind)") }
     if let planted { arguments += ["--planted", planted.rawValue] }
     var ends: [Int32] = [0, 0]
     pipe(&ends)
@@ -140,7 +140,7 @@ struct Runner {
     }
     let signal = status & 0x7f
     let end = signal != 0 ? "of signal \(signal)" : "with status \(status >> 8)"
-    fail(seed, (isExhaustive ? [] : [Scenario(seed: seed).summary]) + process.said
+    fail(seed, (kind != .seeds ? [] : [Scenario(seed: seed).summary]) + process.said
       + ["The worker died \(end)."])
     if !isOver { start(seed &+ UInt64(jobs)) }
   }
@@ -178,7 +178,7 @@ struct Runner {
     if isQuiet { return }
     if isTerminal { print("\r\u{1b}[K", terminator: "") }
     for line in said { print(line) }
-    let bug = (isExhaustive ? " --exhaustive" : "") + (planted.map { " --planted \($0)" } ?? "")
+    let bug = (kind == .seeds ? "" : " --\(kind)") + (planted.map { " --planted \($0)" } ?? "")
     print("Seed \(seed) failed: \(cause)")
     print("Replay: swift run -c release thermocline-simulate --seed \(seed)\(bug)\n")
     fflush(nil)
@@ -195,7 +195,8 @@ struct Runner {
   /// The run in one paragraph.
   var summary: String {
     let time = max(0.001, Runner.seconds() - began)
-    if isExhaustive {
+    if kind == .stories { return "\(ended) stories told, \(failed) failed." }
+    if kind == .exhaustive {
       return "\(ended) sequences, \(totals[0]) stories in \(Int(time)) s, \(failed) failed."
     }
     let rate = Double(Int(Double(ended) / time * 10)) / 10

@@ -46,8 +46,13 @@ struct SimulateCommand: ParsableCommand {
       """)
   var exhaustive = false
 
+  @Flag(help: "Instead of seeds: the stories told on purpose. --seed N then means story N, from 0.")
+  var stories = false
+
   @Flag(help: "List the rules that can be broken.")
   var listPlanted = false
+
+  private var kind: Worker.Kind { exhaustive ? .exhaustive : stories ? .stories : .seeds }
 
   @Flag(help: .hidden)
   var worker = false
@@ -60,6 +65,7 @@ struct SimulateCommand: ParsableCommand {
       throw ValidationError("There is no rule '\(planted)'; --list-planted names all.")
     }
     if jobs < 1 || jobs > 64 { throw ValidationError("--jobs takes 1 to 64.") }
+    if exhaustive && stories { throw ValidationError("--exhaustive or --stories, not both.") }
     if seeds < 1 { throw ValidationError("--seeds takes at least 1.") }
   }
 
@@ -69,7 +75,7 @@ struct SimulateCommand: ParsableCommand {
       return
     }
     let bug = planted.flatMap { PlantedBug(rawValue: $0) }
-    let one = Worker(planted: bug, tail: tail, isExhaustive: exhaustive)
+    let one = Worker(planted: bug, tail: tail, kind: kind)
     if worker {
       one.run(first: firstSeed, count: seeds, stride: stride)
       return
@@ -85,26 +91,30 @@ struct SimulateCommand: ParsableCommand {
       return
     }
     var runner = Runner(
-      jobs: jobs, first: exhaustive ? 0 : firstSeed,
-      seeds: exhaustive ? Exhaustive.sequences.count : seeds, failures: failures, tail: tail,
-      timeLimit: timeLimit, planted: bug)
-    runner.isExhaustive = exhaustive
+      kind, jobs: jobs, first: kind == .seeds ? firstSeed : 0, seeds: kind.count ?? seeds,
+      failures: failures, tail: tail, timeLimit: timeLimit, planted: bug)
     runner.run()
     print(runner.summary)
     if runner.failed > 0 { throw ExitCode(1) }
   }
 
-  /// Breaks every rule in turn; true when each was noticed.
+  /// Breaks every rule in turn; true when each was noticed: by the story that watches over it,
+  /// else by seeds.
   private func runPlanted() -> Bool {
     var needed: [Int] = []
     var missed: [String] = []
     for bug in PlantedBug.allCases {
+      let story = Story.allCases.firstIndex { $0.planted == bug }
       var runner = Runner(
-        jobs: jobs, first: firstSeed, seeds: seeds, failures: 1, tail: 0, timeLimit: timeLimit,
-        planted: bug)
+        story == nil ? .seeds : .stories, jobs: jobs,
+        first: story.map { UInt64($0) } ?? firstSeed, seeds: story == nil ? seeds : 1,
+        failures: 1, tail: 0, timeLimit: timeLimit, planted: bug)
       runner.isQuiet = true
       runner.run()
-      if runner.failed > 0 {
+      if runner.failed > 0, let story {
+        print("\(bug.rawValue): caught by story \(Story.allCases[story]): \(runner.firstFailure)")
+        needed.append(1)
+      } else if runner.failed > 0 {
         needed.append(runner.ended)
         print("\(bug.rawValue): caught after \(runner.ended) seeds: \(runner.firstFailure)")
       } else {

@@ -5,9 +5,27 @@ import VolumeEngine
 /// Runs seeds one after the other in this process and says how each ended, in lines that the
 /// runner reads: `@begin SEED`, then `@pass SEED` with the counts, or words and `@fail SEED`.
 struct Worker {
+  /// What the numbers that a worker is given mean.
+  enum Kind: String, CaseIterable {
+    case seeds
+    /// Sequences of `Exhaustive`, from 0.
+    case exhaustive
+    /// Cases of `Story`, from 0.
+    case stories
+
+    /// How many there are; nil: without end.
+    var count: Int? {
+      switch self {
+      case .seeds: nil
+      case .exhaustive: Exhaustive.sequences.count
+      case .stories: Story.allCases.count
+      }
+    }
+  }
+
   let planted: PlantedBug?
   let tail: Int
-  let isExhaustive: Bool
+  let kind: Kind
   /// Seconds that one seed may take.
   private static let patience: UInt32 = 120
 
@@ -39,7 +57,11 @@ struct Worker {
 
   /// One seed in one hundred runs twice: the same things must happen.
   private func outcome(of seed: UInt64) -> Result<World.Report, Failure> {
-    if isExhaustive { return sequence(seed) }
+    switch kind {
+    case .exhaustive: return sequence(seed)
+    case .stories: return story(seed, isVerbose: false)
+    case .seeds: break
+    }
     let first = once(seed)
     guard seed % 100 == 0, case .success(let report) = first else { return first }
     guard case .success(let again) = once(seed), again.traceHash == report.traceHash else {
@@ -80,10 +102,23 @@ struct Worker {
     return .success(report)
   }
 
+  private func story(_ number: UInt64, isVerbose: Bool) -> Result<World.Report, Failure> {
+    guard number < Story.allCases.count else {
+      return .failure(Failure("There are \(Story.allCases.count) stories, from 0."))
+    }
+    do throws(Failure) {
+      try Story.allCases[Int(number)].tell(planted: planted, isVerbose: isVerbose)
+    } catch {
+      return .failure(error)
+    }
+    return .success(World.Report())
+  }
+
   /// Runs a seed with every event printed; true when it passed.
   func replay(_ seed: UInt64) -> Bool {
-    if isExhaustive {
-      guard case .failure(let failure) = sequence(seed) else { return true }
+    if kind != .seeds {
+      let outcome = kind == .stories ? story(seed, isVerbose: true) : sequence(seed)
+      guard case .failure(let failure) = outcome else { return true }
       print(failure.message)
       return false
     }

@@ -10,9 +10,7 @@ private let longestFunction = 60
 private let longLines: [String: Int] = [:]
 
 /// Files that may have more than 400 lines, and how many.
-private let longFiles: [String: Int] = [
-  "Tests/Simulator/SimulatedDevices.swift": 420
-]
+private let longFiles: [String: Int] = [:]
 
 /// Functions that may have more than 60 lines, by path and name, and how many.
 private let longFunctions: [String: Int] = [:]

@@ -133,7 +133,8 @@ extension Volume {
     let home = record.home
     let epoch = batch.hasGeneration ? log.generation(0).pointee.epoch : record.birth
     let isForeign = !home.isNone && !isWithinDevice(home)
-    let mustBeFresh = home.isNone || record.birth != epoch || isForeign
+    let isOlder = record.birth != epoch && !planted(.olderEpochPatched)
+    let mustBeFresh = home.isNone || isOlder || isForeign
     if mustBeFresh {
       let tier = policy.preferredTier(
         for: job.extent, current: nil, tiers: allocator.occupancy(), now: now)

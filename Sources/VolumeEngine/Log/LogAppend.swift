@@ -157,10 +157,14 @@ extension Volume {
           kind, device: DeviceIndex(0), offset: log.geometry.segmentOffset(segment.index),
           length: Layout.metadataBlock, memory: page, token: Token.make(.segmentHeader, a)))
     }
+    let memory = log.ring.pointer(at: start)
+    let isTwice = planted(.blockWrittenTwice) && start > segment.start && memory > log.ring.data
+    let before = isTwice ? Layout.metadataBlock : 0
     order(
       DeviceOperation(
-        kind, device: DeviceIndex(0), offset: log.segments.deviceOffset(start, in: segment),
-        length: end - start, memory: log.ring.pointer(at: start),
+        kind, device: DeviceIndex(0),
+        offset: log.segments.deviceOffset(start, in: segment) - UInt64(before),
+        length: end - start + before, memory: memory - before,
         token: Token.make(.append, a)))
   }
 

@@ -7,9 +7,12 @@ extension Volume {
   /// When all of an extent lies in one placed slot, that slot becomes its home: nothing is read or
   /// written. False: the extent takes the usual way. Where younger entries supersede some of its
   /// blocks they will patch it; where they supersede all, it is not worth a change of the record.
+  /// A slot that the table gives to somebody else (a damaged log may say anything) is only read.
   mutating func adoptPlaced(_ extent: ExtentIndex, _ record: ExtentRecord) -> Bool {
     guard let first = log.findInGeneration(0, extent.block(0)), first.kind == .placed,
-      batch.unit.contains(first.position), isWithinDevice(first.slot)
+      batch.unit.contains(first.position), isWithinDevice(first.slot),
+      first.slot == record.home || !allocator.bitmap(first.slot.device).pointee.isMapped(
+        first.slot.slot) || planted(.mappedSlotAdopted)
     else { return false }
     var superseded = 0
     for i in 0..<Size.blocksPerExtent {

@@ -153,15 +153,15 @@ extension Volume {
       if let footer = replay.footer(at: at, buffer) {
         var place = SegmentFooter.header
         while let record = FooterRecord.next(buffer.base, &place) {
-          guard record.length >= superblock.log.logBlock,
-            record.length <= footer.end - log.closedEnd
-          else { break }
           try indexRecord(
             &replay, EntryWalk(record, pool: log.seed), record.entryCount, record.length,
             record.check)
         }
         guard log.closedEnd == footer.end else {
-          throw OpenError(.damagedLog, "the footer of the segment at \(at.rawValue) has a gap")
+          throw OpenError(
+            .damagedLog,
+            "the footer of the log segment at position \(at.rawValue) tells of records up to "
+              + "\(log.closedEnd.rawValue), not to \(footer.end.rawValue)")
         }
       } else {
         let header = try replay.record(at: at)

@@ -6,6 +6,7 @@ package import DeviceIO
 ///
 /// Invariants: those of `Ring` (R…) and `DeviceDriver` (W…).
 package struct DeviceRing: ~Copyable {
+  private let anchor = Anchor()
   package enum Event {
     /// The end of an operation given to `submit`.
     case device(DeviceCompletion)

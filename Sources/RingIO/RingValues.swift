@@ -1,3 +1,5 @@
+import Base
+
 /// Names an operation in the ring: 64 bits that the kernel hands back with its completion.
 ///
 /// | bits | field |
@@ -40,7 +42,8 @@ package struct RingCompletion: Sendable {
 }
 
 /// Completions taken out of the ring in one go: up to 64, in the kernel's order.
-package struct CompletionBatch {
+package struct CompletionBatch: ~Copyable {
+  private let anchor = Anchor()
   package static let capacity = 64
   var items = InlineArray<64, RingCompletion>(
     repeating: RingCompletion(tag: OperationTag(rawValue: 0), result: 0, flags: 0))

@@ -13,6 +13,7 @@ import VolumeEngine
 ///
 /// It knows no volume and reads no clock. `Server.swift` has the states and the invariants.
 package struct Connections: ~Copyable {
+  private let anchor = Anchor()
   /// Server kinds of ring tags.
   enum Kind {
     static let accept = OperationTag.firstServerKind

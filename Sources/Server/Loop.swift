@@ -23,6 +23,7 @@ struct LoopParts {
 
 /// The one thread's work: see `Server.swift` for its turn and its states.
 struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
+  private let anchor = Anchor()
   /// A turn takes so many events at most: clients work on the first replies of a burst while the
   /// next are made.
   private static var eventsPerTurn: Int { 16 }

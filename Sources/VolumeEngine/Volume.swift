@@ -30,6 +30,7 @@ import DiskFormat
 /// - V4: no client waits for the batch, except for space.
 /// - V5: what a read looked up stays readable until the read has ended (`ReadPins`).
 package struct Volume: ~Copyable {
+  private let anchor = Anchor()
   var superblock: Superblock
   let options: VolumeOptions
   let policy: any PlacementPolicy

@@ -30,6 +30,7 @@ import DiskFormat
 /// The generation is folded in unit by unit (`BatchUnit`), each swept in address order, so that
 /// neighbours get neighbouring slots. Payload still in the ring is copied from there.
 struct Batch: ~Copyable {
+  private let anchor = Anchor()
   enum Phase: UInt8 {
     case idle, waiting, sweeping, pages, flushing, superblockA, superblockB, grace
   }

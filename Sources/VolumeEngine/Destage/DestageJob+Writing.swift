@@ -33,7 +33,7 @@ extension Volume {
       order(
         DeviceOperation(
           .write, device: home.device, offset: home.byteOffset + UInt64(i << 12),
-          length: n << 12, memory: jobBuffer(j) + i << 12,
+          length: n << 12, memory: source(j, i),
           token: Token.make(.jobWrite, j, Int(home.device.rawValue))))
       i += n
     }

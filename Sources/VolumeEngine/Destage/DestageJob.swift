@@ -27,6 +27,8 @@ struct DestageJob {
   var later: UInt16 = 0
   /// Blocks copied from the old home into a fresh slot.
   var carried: UInt16 = 0
+  /// Blocks that are written from the unit's memory, without a copy in the job's buffer.
+  var direct: UInt16 = 0
   /// Fresh slot to write to; none: patch in place.
   var fresh = SlotAddress.none
   /// Some block's entry was skipped for a younger one.
@@ -183,6 +185,7 @@ extension Volume {
   private mutating func beginJobReads(_ j: Int) {
     batch.jobs[j].phase = .reading
     batch.jobs[j].failed = false
+    batch.jobs[j].direct = 0
     batch.jobs[j].pending = 1
     let job = batch.jobs[j]
     let record = table.record(job.frame, job.extent)
@@ -201,7 +204,11 @@ extension Volume {
         orderJobRead(j, slot.device, slot.byteOffset + UInt64(i << 12), i, n)
       } else if job.data & bit != 0 {
         let position = job.positions[i]
-        if log.isInRing(position) {
+        let run = directRun(job, from: i)
+        if run > 0 {
+          batch.jobs[j].direct |= UInt16(truncatingIfNeeded: (1 << run - 1) << i)
+          n = run
+        } else if log.isInRing(position) {
           (buffer + i << 12).copyMemory(
             from: log.ring.pointer(at: position), byteCount: Size.block)
         } else if job.attempts == 0, let payload = batch.payload(at: position) {
@@ -228,6 +235,31 @@ extension Volume {
       i += n
     }
     endJobRead(j)
+  }
+
+  /// How many blocks, from the `i`-th on, can be written to the old home as they lie in the unit's
+  /// memory: all that are written there at once, or none.
+  private func directRun(_ job: DestageJob, from i: Int) -> Int {
+    guard job.fresh.isNone, job.attempts == 0, i == 0 || job.data & (1 << UInt16(i - 1)) == 0
+    else { return 0 }
+    var n = 0
+    while i + n < Size.blocksPerExtent, job.data & (1 << UInt16(i + n)) != 0 {
+      guard job.slots[i + n].isNone, job.positions[i + n] == job.positions[i] + n << 12,
+        batch.payload(at: job.positions[i + n]) != nil
+      else { return 0 }
+      n += 1
+    }
+    return n
+  }
+
+  /// Where a block that a job writes lies in memory.
+  func source(_ j: Int, _ i: Int) -> UnsafeMutableRawPointer {
+    if batch.jobs[j].direct & (1 << UInt16(i)) != 0,
+      let payload = batch.payload(at: batch.jobs[j].positions[i])
+    {
+      return UnsafeMutableRawPointer(mutating: payload)
+    }
+    return jobBuffer(j) + i << 12
   }
 
   private mutating func orderJobRead(
@@ -302,7 +334,7 @@ extension Volume {
     let wanted = batch.jobs[j].data | batch.jobs[j].carried
     var bad: UInt16 = 0
     for i in 0..<16 where wanted & (1 << UInt16(i)) != 0 {
-      if Checksum.crc32c(jobBuffer(j) + i << 12, Size.block) != batch.jobs[j].crcs[i] {
+      if Checksum.crc32c(source(j, i), Size.block) != batch.jobs[j].crcs[i] {
         bad |= 1 << UInt16(i)
       }
     }

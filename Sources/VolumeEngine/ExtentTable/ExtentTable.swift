@@ -10,6 +10,7 @@ import DiskFormat
 /// - T3: a page is dirty only while its parent is in the cache, dirty and pinned.
 /// - T4: a page that does not match its parent is damaged: its blocks are lost, and named.
 struct ExtentTable: ~Copyable {
+  private let anchor = Anchor()
   var cache: PageCache
   var extentRoot: ChunkEntry
   var bitmapRoots: [ChunkEntry]

@@ -27,6 +27,7 @@ import DiskFormat
 /// - L6: a log block once submitted is not written again until its segment is recycled.
 /// - L7: in the index, the highest position wins; insertion order is position order.
 struct Log: ~Copyable {
+  private let anchor = Anchor()
   let geometry: LogGeometry
   let seed: PoolSeed
   let incarnation: UInt64

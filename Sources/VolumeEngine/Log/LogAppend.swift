@@ -55,7 +55,7 @@ extension Volume {
     let age = log.oldestUnflushed.map { now.since($0) } ?? 0
     let isDue =
       age >= 1_000_000_000 || log.unflushedBytes >= autoFlushBytes
-      || placed.unflushedBytes >= 128 << 20
+      || placed.unflushedBytes >= 256 << 20
     if isDue, log.syncTarget <= log.watermark { log.requestSync() }
     if log.flushGoal <= log.watermark { log.flushGoal = log.syncTarget }
     let noRing = log.ring.control == nil

@@ -123,7 +123,7 @@ enum Pools {
   static let pieces = 1024
   static let pieceBlocks = 64
   static let pages = 256
-  static let jobs = 32
+  static let jobs = 96
   static let sweepWaiter = Waiter(rawValue: Int32(requests + jobs))
   static let scanWaiter = Waiter(rawValue: Int32(requests + jobs + 1))
   static let waiters = requests + jobs + 2

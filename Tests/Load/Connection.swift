@@ -12,7 +12,7 @@ final class Slot {
   enum Kind { case read, write, zero, trim, flush }
 
   let buffer: UnsafeMutableRawPointer
-  let lows: UnsafeMutablePointer<UInt32>
+  let floors: UnsafeMutablePointer<Floor>
   var kind = Kind.read
   var range = 0..<0
   var isBusy = false
@@ -22,13 +22,13 @@ final class Slot {
 
   init(bytes: Int) {
     buffer = .allocate(byteCount: bytes, alignment: 4096)
-    lows = .allocate(capacity: bytes / Pattern.sectorBytes)
+    floors = .allocate(capacity: bytes / Pattern.sectorBytes)
   }
 
   // SAFETY: a slot outlives its connection, and a closed connection has no request in flight.
   deinit {
     buffer.deallocate()
-    lows.deallocate()
+    floors.deallocate()
   }
 }
 

@@ -102,7 +102,7 @@ final class Load {
           let left = Self.pieceSectors - next % Self.pieceSectors
           slot.range = next..<next + min(shape.largest, left)
           next = slot.range.upperBound
-          oracle.beginRead(slot.range, lows: slot.lows)
+          oracle.beginRead(slot.range, floors: slot.floors)
           _ = connection.send(slot, offset: offset(slot.range.lowerBound))
         }
       }
@@ -138,7 +138,7 @@ final class Load {
     switch slot.kind {
     case .flush: break
     case .read:
-      if isGood { oracle.finishRead(slot.range, slot.buffer, lows: slot.lows, pin: pin) }
+      if isGood { oracle.finishRead(slot.range, slot.buffer, floors: slot.floors, pin: pin) }
     case .write, .zero, .trim:
       if isGood {
         oracle.acknowledge(slot.range)
@@ -155,7 +155,7 @@ final class Load {
     for slot in connection.slots where !slot.isBusy {
       choose(slot, connection)
       switch slot.kind {
-      case .read: oracle.beginRead(slot.range, lows: slot.lows)
+      case .read: oracle.beginRead(slot.range, floors: slot.floors)
       case .flush: slot.range = 0..<0
       case .write, .zero, .trim:
         guard oracle.isFree(slot.range) else { continue }

@@ -1,3 +1,11 @@
+/// What a sector was when a read was sent.
+struct Floor {
+  /// Nothing older may be read.
+  var low: UInt32
+  /// The newest version that is zeros.
+  var zeroed: UInt32
+}
+
 /// What every sector may hold: the memory that survives the server's death.
 ///
 /// Versions of a sector grow by one with every write or zeroing of it; only one of these is in
@@ -88,27 +96,33 @@ final class Oracle {
   }
 
   /// Notes what a read sent now must not be older than.
-  func beginRead(_ range: Range<Int>, lows: UnsafeMutablePointer<UInt32>) {
-    for sector in range { lows[sector - range.lowerBound] = low[sector] }
+  func beginRead(_ range: Range<Int>, floors: UnsafeMutablePointer<Floor>) {
+    for sector in range {
+      floors[sector - range.lowerBound] = Floor(low: low[sector], zeroed: zeroed[sector])
+    }
   }
 
   /// Judges what a read brought. `pin`: nothing is in flight, and what was read stays.
   func finishRead(
-    _ range: Range<Int>, _ memory: UnsafeRawPointer, lows: UnsafeMutablePointer<UInt32>, pin: Bool
+    _ range: Range<Int>, _ memory: UnsafeRawPointer, floors: UnsafeMutablePointer<Floor>,
+    pin: Bool
   ) {
     for sector in range {
       let i = sector - range.lowerBound
       let found = Pattern.read(memory + i * Pattern.sectorBytes, seed: seed, sector: sector)
       let version: UInt32
       switch found {
-      case .zeros: version = zeroed[sector]
+      case .zeros:
+        // Zeros do not tell which they are. Those of before the read, where they may be read, say
+        // nothing of a zeroing that was sent since.
+        version = floors[i].zeroed >= floors[i].low ? floors[i].zeroed : zeroed[sector]
       case .version(let v): version = v
       case .foreign(let text):
-        complain("sector \(sector): \(text); \(allowed(sector, lows[i]))")
+        complain("sector \(sector): \(text); \(allowed(sector, floors[i].low))")
         continue
       }
-      guard version >= lows[i], version <= high[sector] else {
-        complain("sector \(sector): read \(found); \(allowed(sector, lows[i]))")
+      guard version >= floors[i].low, version <= high[sector] else {
+        complain("sector \(sector): read \(found); \(allowed(sector, floors[i].low))")
         continue
       }
       low[sector] = max(low[sector], version)

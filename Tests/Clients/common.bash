@@ -63,6 +63,8 @@ finish() {
   local status=$? item
   trap - EXIT ERR
   set +e
+  # One that was stopped can neither end nor be unmounted.
+  for item in "${helpers[@]}"; do kill -CONT "$item" 2>/dev/null; done
   for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do
     mountpoint -q "${mounts[i]}" && { umount "${mounts[i]}" || umount -l "${mounts[i]}"; } 2>&1
   done

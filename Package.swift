@@ -34,6 +34,8 @@ let package = Package(
     // System libraries and the little C that Swift cannot say.
     .systemLibrary(name: "CURing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
     .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+    .systemLibrary(
+      name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
     .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
     .systemLibrary(name: "CLibNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
     .target(name: "CPlatform"),
@@ -58,7 +60,8 @@ let package = Package(
       name: "thermocline",
       dependencies: [
         "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
-        "Server", "Administration", "Configuration", "CBlkid", "CPlatform", argumentParser,
+        "Server", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform",
+        argumentParser,
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: strict),

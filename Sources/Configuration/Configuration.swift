@@ -23,6 +23,7 @@ package struct PoolConfiguration: Sendable, Equatable {
   package var volume: VolumeSettings
   package var listen: ListenSettings
   package var log: LogSettings
+  package var limits: LimitSettings
   /// In order, the fastest first; 1 to 8.
   package var tiers: [TierSettings]
   var lines: KeyLines
@@ -58,6 +59,13 @@ package struct VolumeSettings: Sendable, Equatable {
 package struct ListenSettings: Sendable, Equatable {
   /// An absolute path.
   package var unix: String?
+  /// Permissions of the unix socket; only bits for reading and writing.
+  package var unixMode: UInt32 = 0o600
+  /// The unix socket's group, a name or a number; nil leaves it as the kernel makes it.
+  package var unixGroup: String?
+  /// Users, names or numbers, who may connect to the unix socket; nil is whoever its permissions
+  /// let in.
+  package var unixUsers: [String]?
   package var tcp: TCPAddress?
 }
 
@@ -68,6 +76,27 @@ package struct TCPAddress: Sendable, Equatable, CustomStringConvertible {
   package var port: UInt16
   package var isVersion6: Bool { host.utf8.contains(UInt8(ascii: ":")) }
   package var description: String { isVersion6 ? "[\(host)]:\(port)" : "\(host):\(port)" }
+}
+
+/// `[limits]`: what one peer may cost. What the file leaves out is the server's to choose.
+package struct LimitSettings: Sendable, Equatable {
+  package var handshakeSeconds: Int?
+  package var connectionsInHandshake: Int?
+  package var connections: Int?
+  package var options: Int?
+  /// Bytes of one option's data.
+  package var optionData: Int?
+  /// Bytes of a name or a query.
+  package var stringBytes: Int?
+  package var metaQueries: Int?
+  package var metaContexts: Int?
+  package var requestsInFlight: Int?
+  package var bytesInFlight: Int?
+  /// Bytes of one request's payload.
+  package var payload: Int?
+  package var sendSeconds: Int?
+
+  package init() {}
 }
 
 /// `[log]`: the write log on the first tier, and the ring in front of it.

@@ -57,7 +57,7 @@ extension PoolConfiguration {
 
 /// Reads the tables one by one and collects what is wrong. Where a value is missing or wrong, a
 /// placeholder stands in until the end, so that the rest is read as well.
-private final class ConfigurationReader {
+final class ConfigurationReader {
   let file: String
   let lines: KeyLines
   private(set) var mistakes: [ConfigurationMistake] = []
@@ -68,17 +68,24 @@ private final class ConfigurationReader {
   }
 
   func read(_ root: TOMLTable) -> PoolConfiguration? {
-    checkKeys(of: root, at: "", allowed: ["memory", "volume", "listen", "log", "tier"])
+    checkKeys(of: root, at: "", allowed: ["memory", "volume", "listen", "log", "limits", "tier"])
     let memory = size(
       in: root, "memory", at: "", least: ConfigurationLimits.minimumMemory, example: "512MiB")
     let volume = readVolume(root)
     let listen = readListen(root)
     let log = readLog(root, memory: memory)
+    let limits = readLimits(root)
     let tiers = readTiers(root)
     guard mistakes.isEmpty, let memory, let volume, let listen else { return nil }
     return PoolConfiguration(
-      file: file, memory: memory, volume: volume, listen: listen, log: log, tiers: tiers,
-      lines: lines)
+      file: file, memory: memory, volume: volume, listen: listen, log: log, limits: limits,
+      tiers: tiers, lines: lines)
+  }
+
+  func note(_ key: String, _ expected: String, _ found: String) {
+    mistakes.append(
+      ConfigurationMistake(
+        file: file, line: lines.line(of: key), key: key, expected: expected, found: found))
   }
 
   // MARK: The tables
@@ -96,7 +103,9 @@ private final class ConfigurationReader {
 
   private func readListen(_ root: TOMLTable) -> ListenSettings? {
     guard let table = table(in: root, "listen", isRequired: true) else { return nil }
-    checkKeys(of: table, at: "listen", allowed: ["unix", "tcp"])
+    checkKeys(
+      of: table, at: "listen",
+      allowed: ["unix", "unix_mode", "unix_group", "unix_users", "tcp"])
     let before = mistakes.count
     var listen = ListenSettings()
     if let path = path(in: table, "unix", at: "listen", example: "/run/thermocline/vol0.sock") {
@@ -107,6 +116,7 @@ private final class ConfigurationReader {
       }
       listen.unix = path
     }
+    readUnix(table, into: &listen)
     if let text = string(in: table, "tcp", at: "listen", example: "127.0.0.1:10809") {
       listen.tcp = readAddress(text)
     }
@@ -243,139 +253,6 @@ private final class ConfigurationReader {
     }
     if count > ConfigurationLimits.devices {
       note("tier", "at most \(ConfigurationLimits.devices) devices", "\(count)")
-    }
-  }
-
-  // MARK: Values
-
-  private func note(_ key: String, _ expected: String, _ found: String) {
-    mistakes.append(
-      ConfigurationMistake(
-        file: file, line: lines.line(of: key), key: key, expected: expected, found: found))
-  }
-
-  private func checkKeys(of table: TOMLTable, at path: String, allowed: [String]) {
-    for key in table.keys where !allowed.contains(key) {
-      note(
-        join(path, key), "one of the keys \(allowed.joined(separator: ", "))",
-        "the unknown key \(quoted(key))")
-    }
-  }
-
-  private func table(in root: TOMLTable, _ key: String, isRequired: Bool) -> TOMLTable? {
-    guard let value = root[key] else {
-      if isRequired { note(key, "a table [\(key)]", "none") }
-      return nil
-    }
-    guard let table = value.table else {
-      note(key, "a table [\(key)]", kind(value))
-      return nil
-    }
-    return table
-  }
-
-  /// The string at `key`, or nil when there is none (which is no mistake) or it is no string.
-  private func string(
-    in table: TOMLTable, _ key: String, at path: String, example: String
-  ) -> String? {
-    guard let value = table[key] else { return nil }
-    guard let text = value.string else {
-      note(join(path, key), "a string such as \(quoted(example))", kind(value))
-      return nil
-    }
-    return text
-  }
-
-  /// The truth value at `key`, or nil when there is none (which is no mistake) or it is none.
-  private func truth(in table: TOMLTable, _ key: String, at path: String) -> Bool? {
-    guard let value = table[key] else { return nil }
-    if value.bool == nil { note(join(path, key), "true or false", kind(value)) }
-    return value.bool
-  }
-
-  private func path(
-    in table: TOMLTable, _ key: String, at path: String, example: String
-  ) -> String? {
-    guard let text = string(in: table, key, at: path, example: example) else { return nil }
-    guard text.hasPrefix("/"), !text.hasSuffix("/") else {
-      note(join(path, key), "an absolute path such as \(quoted(example))", quoted(text))
-      return nil
-    }
-    return text
-  }
-
-  private func name(
-    in table: TOMLTable, at path: String, most: Int, example: String
-  ) -> String? {
-    let key = join(path, "name")
-    let form = "a name such as \(quoted(example)): 1 to \(most) "
-      + "letters (a to z), digits, '.', '_', '-', the first one a letter or digit"
-    guard table["name"] != nil else {
-      note(key, form, "nothing")
-      return nil
-    }
-    guard let text = string(in: table, "name", at: path, example: example) else { return nil }
-    let isPlain = text.unicodeScalars.allSatisfy { scalar in
-      scalar.isASCII
-        && (scalar.properties.isAlphabetic || "0123456789._-".unicodeScalars.contains(scalar))
-    }
-    guard isPlain, let first = text.first, first.isLetter || first.isNumber,
-      text.utf8.count <= most
-    else {
-      note(key, form, quoted(text))
-      return nil
-    }
-    return text
-  }
-
-  private func size(
-    in table: TOMLTable, _ key: String, at path: String, least: UInt64, example: String
-  ) -> UInt64? {
-    let key = (name: key, path: join(path, key))
-    let form = "a size in KiB, MiB, GiB or TiB such as \(quoted(example))"
-    guard let value = table[key.name] else {
-      note(key.path, form, "nothing")
-      return nil
-    }
-    guard let text = value.string else {
-      note(key.path, form, kind(value))
-      return nil
-    }
-    do throws(SizeText.Problem) {
-      let bytes = try SizeText.parse(text)
-      if bytes < least {
-        note(key.path, "at least \(SizeText.exact(least))", quoted(text))
-      } else if bytes % 4096 != 0 {
-        note(key.path, "a multiple of 4KiB", quoted(text))
-      }
-      return bytes
-    } catch {
-      switch error {
-      case .form: note(key.path, form, quoted(text))
-      case .overflow: note(key.path, "a size below 8388608TiB", quoted(text))
-      }
-      return nil
-    }
-  }
-
-  private func join(_ path: String, _ key: String) -> String {
-    path.isEmpty ? key : "\(path).\(key)"
-  }
-
-  private func quoted(_ text: String) -> String {
-    "\"" + text.unicodeScalars.map { $0.value < 32 || $0.value == 127 ? "?" : "\($0)" }.joined()
-      + "\""
-  }
-
-  private func kind(_ value: any TOMLValueConvertible) -> String {
-    switch value.type {
-    case .table: "a table"
-    case .array: "an array"
-    case .string: quoted(value.string ?? "")
-    case .int: "the integer \(value.int ?? 0)"
-    case .double: "the number \(value.double ?? 0)"
-    case .bool: "the truth value \(value.bool ?? false)"
-    case .date, .time, .dateTime: "a date or a time"
     }
   }
 }

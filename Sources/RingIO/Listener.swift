@@ -17,18 +17,33 @@ package struct Listener: Sendable {
     self.address = address
   }
 
+  /// Takes over a descriptor that somebody else made, after finding out that it listens, and where.
+  package static func adopt(_ descriptor: Int32) throws(SystemError) -> Listener {
+    var isListening: Int32 = 0
+    var length = socklen_t(MemoryLayout<Int32>.size)
+    guard getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length) == 0 else {
+      throw .last("getsockopt", on: "descriptor \(descriptor)")
+    }
+    guard isListening == 1, Socket.isStream(descriptor),
+      let address = Socket.localAddress(descriptor)
+    else { throw SystemError("listen", on: "descriptor \(descriptor)", code: EINVAL) }
+    if case .tcp = address { Socket.prepare(descriptor) }
+    return Listener(adopting: descriptor, address: address)
+  }
+
   /// Listens on `address`: one listener for a unix socket, one for each address of a host. A
-  /// unix socket left behind is removed when nobody listens on it; `mode` holds from the first.
+  /// unix socket left behind is removed when nobody listens on it; `mode` holds from the first,
+  /// for `group`.
   /// While the address is in use it tries again for `patience`: the ring of a killed server
   /// goes on listening for a moment.
   package static func open(
-    _ address: SocketAddress, mode: UInt32 = 0o600, backlog: Int32 = 128,
+    _ address: SocketAddress, mode: UInt32 = 0o600, group: UInt32? = nil, backlog: Int32 = 128,
     patience: Milliseconds = Milliseconds(5000)
   ) throws(SystemError) -> [Listener] {
     let deadline = MonotonicClock.now() + patience
     while true {
       do throws(SystemError) {
-        return try tryOpen(address, mode, backlog)
+        return try tryOpen(address, mode, group, backlog)
       } catch {
         if error.code != EADDRINUSE || !(MonotonicClock.now() < deadline) { throw error }
       }
@@ -37,11 +52,11 @@ package struct Listener: Sendable {
   }
 
   private static func tryOpen(
-    _ address: SocketAddress, _ mode: UInt32, _ backlog: Int32
+    _ address: SocketAddress, _ mode: UInt32, _ group: UInt32?, _ backlog: Int32
   ) throws(SystemError) -> [Listener] {
     switch address {
     case .unix(let path):
-      return [try openUnix(path, mode, backlog)]
+      return [try openUnix(path, mode, group, backlog)]
     case .tcp(let host, let port):
       var listeners: [Listener] = []
       var refusal: SystemError? = nil
@@ -72,7 +87,7 @@ package struct Listener: Sendable {
   }
 
   private static func openUnix(
-    _ path: String, _ mode: UInt32, _ backlog: Int32
+    _ path: String, _ mode: UInt32, _ group: UInt32?, _ backlog: Int32
   ) throws(SystemError) -> Listener {
     guard let target = KernelAddress(path: path) else {
       throw SystemError("bind", on: path, code: ENAMETOOLONG)
@@ -87,6 +102,7 @@ package struct Listener: Sendable {
         code = target.apply(bind, descriptor)
       }
       guard code == 0 else { throw SystemError("bind", on: path, code: code) }
+      if let group, chown(path, .max, group) != 0 { throw .last("chown", on: path) }
       // Wider than the process's umask, if asked for.
       guard chmod(path, mode) == 0 else { throw .last("chmod", on: path) }
       guard listen(descriptor, backlog) == 0 else { throw .last("listen", on: path) }

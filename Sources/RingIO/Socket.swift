@@ -64,13 +64,21 @@ package enum Socket {
   }
 
   private static func unixPeer(_ descriptor: Int32) -> String {
+    guard let peer = credentials(descriptor) else { return "unix" }
+    return "uid \(peer.user), process \(peer.process)"
+  }
+
+  /// The user who connected to a unix socket, as the kernel knows it; nil when it does not.
+  package static func peerUser(_ descriptor: Int32) -> UInt32? { credentials(descriptor)?.user }
+
+  private static func credentials(_ descriptor: Int32) -> (process: Int32, user: UInt32)? {
     // struct ucred: process, user, group.
     var credentials: (Int32, UInt32, UInt32) = (0, 0, 0)
     var length = socklen_t(MemoryLayout.size(ofValue: credentials))
     guard getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0 else {
-      return "unix"
+      return nil
     }
-    return "uid \(credentials.1), process \(credentials.0)"
+    return (credentials.0, credentials.1)
   }
 
   private static func text(_ characters: [CChar]) -> String {
@@ -99,18 +107,40 @@ package enum Socket {
     setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
   }
 
+  static func isStream(_ descriptor: Int32) -> Bool {
+    var kind: Int32 = 0
+    var length = socklen_t(MemoryLayout<Int32>.size)
+    return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &kind, &length) == 0
+      && kind == Int32(SOCK_STREAM.rawValue)
+  }
+
   static func localPort(_ descriptor: Int32) -> UInt16? {
+    guard case .tcp(_, let port)? = localAddress(descriptor) else { return nil }
+    return port
+  }
+
+  /// Where a socket is bound: a path, or a number and a port; nil for anything else.
+  static func localAddress(_ descriptor: Int32) -> SocketAddress? {
     var storage = sockaddr_storage()
     var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-    let result = withUnsafeMutableBytes(of: &storage) {
-      getsockname(
-        descriptor, $0.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: sockaddr.self),
-        &length)
-    }
-    guard result == 0 else { return nil }
-    // The port lies behind the family in both kinds of address, in network order.
-    return withUnsafeBytes(of: &storage) {
-      UInt16(bigEndian: $0.load(fromByteOffset: 2, as: UInt16.self))
+    // SAFETY: sockaddr_storage is large enough for every kind of address, and zero behind it.
+    return withUnsafeMutableBytes(of: &storage) { bytes -> SocketAddress? in
+      let address = bytes.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: sockaddr.self)
+      guard getsockname(descriptor, address, &length) == 0 else { return nil }
+      switch Int32(address.pointee.sa_family) {
+      case AF_UNIX:
+        let path = bytes[2..<max(2, Int(length))].prefix { $0 != 0 }
+        return path.isEmpty ? nil : .unix(path: String(decoding: path, as: UTF8.self))
+      case AF_INET, AF_INET6:
+        var host = [CChar](repeating: 0, count: 64)
+        guard getnameinfo(address, length, &host, 64, nil, 0, NI_NUMERICHOST) == 0 else {
+          return nil
+        }
+        // The port lies behind the family in both kinds of address, in network order.
+        let port = UInt16(bigEndian: bytes.load(fromByteOffset: 2, as: UInt16.self))
+        return .tcp(host: text(host), port: port)
+      default: return nil
+      }
     }
   }
 }

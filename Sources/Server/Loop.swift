@@ -68,6 +68,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     readSignals()
     readMailbox()
     publish()
+    tick()
+    parts.configuration.tell(.serving)
     while state != .over { turn() }
     publish()
   }
@@ -138,8 +140,23 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     case .tcp: isTCP = true
     case .unix: isTCP = false
     }
+    if !isTCP, let users = parts.configuration.unixUsers,
+      !(Socket.peerUser(completion.result).map { users.contains($0) } ?? false)
+    {
+      turnAway(completion.result)
+      if !isArmed[index] { arm(index) }
+      return
+    }
     connections.accept(completion.result, isTCP: isTCP, &ring.ring, now: now)
     if !isArmed[index] { arm(index) }
+  }
+
+  private mutating func turnAway(_ descriptor: Int32) {
+    connections.counters.accepted += 1
+    connections.counters.refused += 1
+    parts.logger.info(
+      "\(Socket.peerName(descriptor)) is turned away: not one of listen.unix_users")
+    close(descriptor)
   }
 
   private mutating func arm(_ index: Int) {
@@ -183,6 +200,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     connections.checkDeadlines(&ring.ring, now: now)
     let isDue = !(now < lastPublished + Milliseconds(1000))
     if isDue || parts.mailbox.isSnapshotWanted { publish() }
+    parts.configuration.tell(.alive)
     nextTick = now + tickInterval
   }
 
@@ -220,6 +238,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   private mutating func beginShutdown(_ cause: String) {
     guard state == .serving else { return }
     parts.logger.notice("shutting down: asked for by \(cause)")
+    parts.configuration.tell(.stopping)
     state = .draining
     drainDeadline = now + Milliseconds(parts.configuration.drainMilliseconds)
     for (index, listener) in parts.listeners.enumerated() {

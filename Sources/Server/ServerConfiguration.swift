@@ -11,7 +11,11 @@ package struct ServerConfiguration: Sendable {
   /// All tiers rotate: clients are told so.
   package var isRotational = false
   package var limits = Limits()
+  /// Users who may connect to a unix socket; nil: whoever its permissions let in.
+  package var unixUsers: Set<UInt32>? = nil
   package var ring = RingOptions()
+  /// Told of the server's life, on the loop's thread: it must not block.
+  package var tell: @Sendable (ServerNews) -> Void = { _ in }
   /// How long a shutdown waits for clients before it closes their connections.
   package var drainMilliseconds: UInt64 = 10_000
 
@@ -19,6 +23,16 @@ package struct ServerConfiguration: Sendable {
     self.volumeName = volumeName
     self.description = description
   }
+}
+
+/// What a service manager wants to know.
+package enum ServerNews: Sendable {
+  /// Clients are let in.
+  case serving
+  /// The loop turns; at least once a second.
+  case alive
+  /// A shutdown has begun.
+  case stopping
 }
 
 /// Memory that device operations use: held by the kernel for the ring's life.

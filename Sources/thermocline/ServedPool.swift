@@ -63,7 +63,11 @@ final class ServedPool {
     }
     staging.forgetOldRings()
 
-    let listeners = try makeListeners()
+    let inherited = try ServiceManager.inheritedListeners()
+    if !inherited.isEmpty {
+      logger.notice("the service manager's sockets are served in place of those under [listen]")
+    }
+    let listeners = inherited.isEmpty ? try makeListeners() : inherited
     let mailbox = try Mailbox()
     let control = try ControlServer(
       path: try ControlSocket.path(for: configuration), answer: makeAnswer(mailbox))
@@ -71,6 +75,9 @@ final class ServedPool {
     defer { control.stop() }
     var server = ServerConfiguration(
       volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
+    server.limits.take(configuration.limits)
+    server.unixUsers = try UserNames.allowed(configuration)
+    server.tell = ServiceManager.makeTeller()
     server.isRotational = (0..<pool.devices.count).allSatisfy {
       pool.devices.geometry(of: DeviceIndex($0)).isRotational
     }
@@ -78,8 +85,8 @@ final class ServedPool {
     if let ring = staging.current { registered.append(RegisteredMemory(ring, name: "the ring")) }
     try Server.run(
       server, volume: volume, devices: pool.devices.devices, listeners: listeners,
-      signals: signals, clientMemory: clients, registered: registered, mailbox: mailbox,
-      logger: logger)
+      signals: signals, clientMemory: clients, registered: registered,
+      removesPaths: inherited.isEmpty, mailbox: mailbox, logger: logger)
     // The region's pages belong to the loop until here.
     withExtendedLifetime(region.base) {}
   }
@@ -104,9 +111,11 @@ final class ServedPool {
 
   private func makeListeners() throws -> [Listener] {
     var listeners: [Listener] = []
+    let group = try UserNames.group(configuration)
     do throws(SystemError) {
       if let path = configuration.listen.unix {
-        listeners += try Listener.open(.unix(path: path))
+        listeners += try Listener.open(
+          .unix(path: path), mode: configuration.listen.unixMode, group: group)
       }
       if let tcp = configuration.listen.tcp {
         listeners += try Listener.open(.tcp(host: tcp.host, port: tcp.port))

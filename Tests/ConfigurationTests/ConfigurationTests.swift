@@ -53,6 +53,58 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     #expect(c.devices.map(\.number) == [0, 0, 1])
   }
 
+  @Test func whoMayUseTheSocketIsRead() throws {
+    let text = good.split(separator: "tcp =", maxSplits: 1).joined(
+      separator: """
+        unix_mode = "0660"
+        unix_group = "kvm"
+        unix_users = ["root", "64055"]
+        tcp =
+        """)
+    let listen = try PoolConfiguration.parse(text, file: "c.toml").listen
+    #expect(listen.unixMode == 0o660)
+    #expect(listen.unixGroup == "kvm")
+    #expect(listen.unixUsers == ["root", "64055"])
+  }
+
+  @Test(arguments: [
+    ("unix_mode = \"0777\"", "0777"), ("unix_mode = 660", "the integer 660"),
+    ("unix_mode = \"0060\"", "0060"), ("unix_users = []", "an array"),
+    ("unix_users = [7]", "an array"), ("unix_group = 7", "the integer 7"),
+  ])
+  func aWrongOwnerOfTheSocketIsRefused(_ line: String, _ found: String) {
+    let text = good.split(separator: "tcp =", maxSplits: 1).joined(separator: line + "\ntcp =")
+    #expect(mistakes(of: text).filter { $0.found.contains(found) }.count == 1)
+  }
+
+  @Test func limitsAreRead() throws {
+    let text = good.split(separator: "[log]", maxSplits: 1).joined(
+      separator: "[limits]\nconnections = 3\nhandshake_seconds = 2\npayload = \"1MiB\"\n[log]")
+    let limits = try PoolConfiguration.parse(text, file: "c.toml").limits
+    #expect(limits.connections == 3)
+    #expect(limits.handshakeSeconds == 2)
+    #expect(limits.payload == 1 << 20)
+    #expect(limits.options == nil)
+  }
+
+  @Test(arguments: [
+    ("connections = 0", "1 to 1024", "the integer 0"),
+    ("connections = \"many\"", "1 to 1024", "\"many\""),
+    ("meta_contexts = 17", "1 to 16", "the integer 17"),
+    ("payload = \"4KiB\"", "at least 1MiB", "\"4KiB\""),
+    ("option_data = \"1MiB\"", "at most 64KiB", "1MiB"),
+    ("conections = 3", "one of the keys", "conections"),
+  ])
+  func aLimitOutOfRangeIsRefused(_ line: String, _ expected: String, _ found: String) {
+    let text = good.split(separator: "[log]", maxSplits: 1).joined(
+      separator: "[limits]\n\(line)\n[log]")
+    let found = mistakes(of: text).filter {
+      $0.expected.contains(expected) && $0.found.contains(found)
+    }
+    #expect(found.count == 1)
+    #expect(found.first?.line == 10)
+  }
+
   @Test func placedWritesCanBeSwitchedOff() throws {
     let text = good.split(separator: "[log]", maxSplits: 1).joined(
       separator: "[log]\nplaced_writes = false")

@@ -20,10 +20,11 @@ private let arrows: [String: Set<String>] = [
   "Configuration": ["Base", "DiskFormat", "TOMLKit", "Glibc"],
   "thermocline": [
     "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
-    "Server", "Administration", "Configuration", "CBlkid", "CPlatform", "Logging", "ArgumentParser",
+    "Server", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform", "Logging",
+    "ArgumentParser",
     "Glibc", "Synchronization", "FoundationEssentials",
   ],
-  "CPlatform": [], "CURing": [], "CISAL": [], "CBlkid": [], "CLibNBD": [],
+  "CPlatform": [], "CURing": [], "CISAL": [], "CBlkid": [], "CSystemd": [], "CLibNBD": [],
 ]
 
 /// The module that a line imports, if it is an import.

@@ -1,0 +1,55 @@
+import CSystemd
+import Glibc
+import RingIO
+import Server
+
+/// systemd, when it started the server: sockets that it passes on, and what it is told
+/// (sd_listen_fds(3), sd_notify(3)). Without it nothing here has an effect.
+enum ServiceManager {
+  /// Tells how the server fares. With a watchdog (`WatchdogSec=` of 5 s and more) it hears once a
+  /// second that the loop turns.
+  static func makeTeller() -> @Sendable (ServerNews) -> Void {
+    let isWatched = sd_watchdog_enabled(0, nil) > 0
+    return { news in
+      switch news {
+      case .serving: sd_notify(0, "READY=1\nSTATUS=Serving.")
+      case .alive: if isWatched { sd_notify(0, "WATCHDOG=1") }
+      case .stopping: sd_notify(0, "STOPPING=1\nSTATUS=Waits for clients, then empties the log.")
+      }
+    }
+  }
+
+  /// The sockets passed on; empty when there are none. They are the server's from now on.
+  static func inheritedListeners() throws -> [Listener] {
+    let count = sd_listen_fds(1)
+    guard count >= 0 else {
+      throw Refusal(
+        "The service manager's sockets cannot be taken: \(String(cString: strerror(-count))).")
+    }
+    var listeners: [Listener] = []
+    for descriptor in SD_LISTEN_FDS_START..<SD_LISTEN_FDS_START + count {
+      do throws(SystemError) {
+        listeners.append(try Listener.adopt(descriptor))
+      } catch {
+        throw Refusal(
+          "Descriptor \(descriptor) from the service manager is no listening stream socket on a "
+            + "path or a TCP address.",
+          "A socket unit for this server has ListenStream= lines, and Accept=no.")
+      }
+    }
+    for listener in listeners where !isLocal(listener.address) {
+      throw Refusal(
+        "The service manager passes on \(listener.address), which other machines reach: "
+          + "connections are neither encrypted nor checked.",
+        "Let the socket unit listen on a path or on a loopback address.")
+    }
+    return listeners
+  }
+
+  private static func isLocal(_ address: SocketAddress) -> Bool {
+    switch address {
+    case .unix: true
+    case .tcp(let host, _): host.hasPrefix("127.") || host == "::1"
+    }
+  }
+}

@@ -36,6 +36,7 @@ let package = Package(
     .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
     .systemLibrary(
       name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
+    .systemLibrary(name: "CGnuTLS", pkgConfig: "gnutls", providers: [.apt(["libgnutls28-dev"])]),
     .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
     .systemLibrary(name: "CLibNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
     .target(name: "CPlatform"),
@@ -47,12 +48,13 @@ let package = Package(
     room("VolumeEngine", ["Base", "DiskFormat", "DeviceIO"]),
     room("Rebalancing", ["Base"]),
     room("NBDProtocol", ["Base"]),
+    room("TLS", ["Base", "CGnuTLS"]),
     room("RingIO", ["Base", "DeviceIO", "CURing", "CPlatform"]),
     room(
       "Server",
       [
         "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
-        .product(name: "Logging", package: "swift-log"),
+        "TLS", .product(name: "Logging", package: "swift-log"),
       ]),
     room("Administration", ["Base", "VolumeEngine"]),
     room("Configuration", ["DiskFormat", .product(name: "TOMLKit", package: "TOMLKit")]),
@@ -60,7 +62,7 @@ let package = Package(
       name: "thermocline",
       dependencies: [
         "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
-        "Server", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform",
+        "Server", "TLS", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform",
         argumentParser,
         .product(name: "Logging", package: "swift-log"),
       ],

@@ -22,6 +22,8 @@ package struct PoolConfiguration: Sendable, Equatable {
   package var memory: UInt64
   package var volume: VolumeSettings
   package var listen: ListenSettings
+  /// nil: without encryption.
+  package var tls: TLSSettings?
   package var log: LogSettings
   package var limits: LimitSettings
   /// In order, the fastest first; 1 to 8.
@@ -67,15 +69,37 @@ package struct ListenSettings: Sendable, Equatable {
   /// let in.
   package var unixUsers: [String]?
   package var tcp: TCPAddress?
+  /// Other machines may connect without encryption.
+  package var allowsPlaintext = false
 }
 
-/// A loopback address and a port.
+/// An address and a port.
 package struct TCPAddress: Sendable, Equatable, CustomStringConvertible {
-  /// A numeric address: `127.0.0.1`, `::1`.
+  /// A numeric address: `127.0.0.1`, `::1`; `0.0.0.0` and `::` are all of the machine's.
   package var host: String
   package var port: UInt16
+  /// Only this machine reaches it.
+  package var isLoopback: Bool { host.hasPrefix("127.") || host == "::1" }
   package var isVersion6: Bool { host.utf8.contains(UInt8(ascii: ":")) }
   package var description: String { isVersion6 ? "[\(host)]:\(port)" : "\(host):\(port)" }
+}
+
+/// `[tls]`: encryption, and who may come in. Paths are absolute.
+package struct TLSSettings: Sendable, Equatable {
+  package enum Mode: String, Sendable { case off, allowed, required }
+
+  package var mode = Mode.off
+  /// PEM: the server's certificate with those up to its authority, and its key.
+  package var certificate: String?
+  package var key: String?
+  /// PEM: who signs clients' certificates; then each client must have one.
+  package var authority: String?
+  /// PEM: certificates that were revoked.
+  package var revoked: String?
+  /// Names that may come in; nil is whoever was verified.
+  package var clients: [String]?
+  /// Lines of `name:hexadecimal key`.
+  package var sharedKeys: String?
 }
 
 /// `[limits]`: what one peer may cost. What the file leaves out is the server's to choose.

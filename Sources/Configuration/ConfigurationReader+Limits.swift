@@ -69,12 +69,8 @@ extension ConfigurationReader {
       }
     }
     listen.unixGroup = string(in: table, "unix_group", at: "listen", example: "disk")
-    guard let value = table["unix_users"] else { return }
-    let form = "an array of users, names or numbers, such as [\"root\", \"libvirt-qemu\"]"
-    guard let array = value.array, array.count > 0, array.allSatisfy({ $0.string != nil }) else {
-      note("listen.unix_users", form, kind(value))
-      return
-    }
-    listen.unixUsers = (0..<array.count).compactMap { array[$0].string }
+    listen.unixUsers = strings(
+      in: table, "unix_users", at: "listen",
+      form: "an array of users, names or numbers, such as [\"root\", \"libvirt-qemu\"]")
   }
 }

@@ -68,18 +68,21 @@ final class ConfigurationReader {
   }
 
   func read(_ root: TOMLTable) -> PoolConfiguration? {
-    checkKeys(of: root, at: "", allowed: ["memory", "volume", "listen", "log", "limits", "tier"])
+    checkKeys(
+      of: root, at: "",
+      allowed: ["memory", "volume", "listen", "tls", "log", "limits", "tier"])
     let memory = size(
       in: root, "memory", at: "", least: ConfigurationLimits.minimumMemory, example: "512MiB")
     let volume = readVolume(root)
-    let listen = readListen(root)
+    let tls = readTLS(root)
+    let listen = readListen(root, isEncrypted: tls?.mode == .required)
     let log = readLog(root, memory: memory)
     let limits = readLimits(root)
     let tiers = readTiers(root)
     guard mistakes.isEmpty, let memory, let volume, let listen else { return nil }
     return PoolConfiguration(
-      file: file, memory: memory, volume: volume, listen: listen, log: log, limits: limits,
-      tiers: tiers, lines: lines)
+      file: file, memory: memory, volume: volume, listen: listen, tls: tls, log: log,
+      limits: limits, tiers: tiers, lines: lines)
   }
 
   func note(_ key: String, _ expected: String, _ found: String) {
@@ -101,11 +104,11 @@ final class ConfigurationReader {
     return VolumeSettings(name: name, size: size)
   }
 
-  private func readListen(_ root: TOMLTable) -> ListenSettings? {
+  private func readListen(_ root: TOMLTable, isEncrypted: Bool) -> ListenSettings? {
     guard let table = table(in: root, "listen", isRequired: true) else { return nil }
     checkKeys(
       of: table, at: "listen",
-      allowed: ["unix", "unix_mode", "unix_group", "unix_users", "tcp"])
+      allowed: ["unix", "unix_mode", "unix_group", "unix_users", "tcp", "allow_plaintext"])
     let before = mistakes.count
     var listen = ListenSettings()
     if let path = path(in: table, "unix", at: "listen", example: "/run/thermocline/vol0.sock") {
@@ -120,6 +123,13 @@ final class ConfigurationReader {
     if let text = string(in: table, "tcp", at: "listen", example: "127.0.0.1:10809") {
       listen.tcp = readAddress(text)
     }
+    listen.allowsPlaintext = truth(in: table, "allow_plaintext", at: "listen") ?? false
+    if let tcp = listen.tcp, !tcp.isLoopback, !isEncrypted, !listen.allowsPlaintext {
+      note(
+        "listen.tcp", "a loopback address, or tls.mode = \"required\", or, where the network is "
+          + "trusted, allow_plaintext = true",
+        quoted("\(tcp)") + ", which other machines reach without encryption")
+    }
     if mistakes.count == before, listen.unix == nil, listen.tcp == nil {
       note("listen", "a unix socket (unix), an address (tcp) or both", "neither")
     }
@@ -127,7 +137,7 @@ final class ConfigurationReader {
   }
 
   private func readAddress(_ text: String) -> TCPAddress? {
-    let form = "a loopback address and a port such as \"127.0.0.1:10809\" or \"[::1]:10809\""
+    let form = "an address in numbers and a port such as \"127.0.0.1:10809\" or \"[::1]:10809\""
     guard let colon = text.lastIndex(of: ":"),
       let port = UInt16(text[text.index(after: colon)...]), port > 0
     else {
@@ -139,17 +149,10 @@ final class ConfigurationReader {
     if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
     var four = in_addr()
     var six = in6_addr()
-    if inet_pton(AF_INET, host, &four) == 1 {
-      if UInt32(bigEndian: four.s_addr) >> 24 == 127 { return TCPAddress(host: host, port: port) }
-    } else if inet_pton(AF_INET6, host, &six) == 1 {
-      if host == "::1" { return TCPAddress(host: host, port: port) }
-    } else {
-      note("listen.tcp", form, quoted(text))
-      return nil
+    if inet_pton(AF_INET, host, &four) == 1 || inet_pton(AF_INET6, host, &six) == 1 {
+      return TCPAddress(host: host, port: port)
     }
-    note(
-      "listen.tcp", form,
-      quoted(text) + ", which other machines reach: connections are neither encrypted nor checked")
+    note("listen.tcp", form, quoted(text))
     return nil
   }
 

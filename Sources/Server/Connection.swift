@@ -1,6 +1,7 @@
 import Base
 import NBDProtocol
 import RingIO
+import TLS
 
 /// One client's connection: a slot of a fixed pool. Its memory (window, send area) belongs to the
 /// slot for ever.
@@ -13,7 +14,10 @@ struct Connection: Linked {
     case closing
   }
 
-  enum Receiving: UInt8 { case nothing, window, payload }
+  enum Receiving: UInt8 { case nothing, window, payload, cipher }
+
+  /// plain ─ STARTTLS ─► securing ─ the TLS handshake is done ─► encrypted
+  enum Wire: UInt8 { case plain, securing, encrypted }
 
   /// Bytes of the receive window: the longest option, and a page for its header.
   static let windowSize = 68 << 10
@@ -33,6 +37,9 @@ struct Connection: Linked {
   /// For the log: how many were accepted before it.
   var number: UInt64 = 0
   var isTCP = false
+  var wire = Wire.plain
+  /// The slot's own; nil when the server has no credentials.
+  let channel: UnsafeMutablePointer<TLSChannel>?
 
   // Receiving: window[start..<end] is received and not consumed.
   let window: UnsafeMutableRawPointer
@@ -53,8 +60,12 @@ struct Connection: Linked {
   let area: UnsafeMutableRawPointer
   let vectors: UnsafeMutablePointer<SendVector>
   let header: UnsafeMutablePointer<SendHeader>
+  /// One vector behind the others: an encrypted part that is being sent.
+  var cipherVector: UnsafeMutablePointer<SendVector> { vectors + Self.vectorCount }
   var isSending = false
   var sendBytes = 0
+  /// What an encrypted send has yet to encrypt.
+  var source = TLSSource()
   /// When the send in flight was last seen to progress, and the measure of it.
   var progressed = Instant(nanoseconds: 0)
   var progressMark: UInt64 = 0
@@ -84,14 +95,14 @@ struct Connection: Linked {
   }
 
   init(
-    window: UnsafeMutableRawPointer, area: UnsafeMutableRawPointer,
-    vectors: UnsafeMutablePointer<SendVector>, header: UnsafeMutablePointer<SendHeader>,
-    session: Session
+    _ arena: inout Arena, _ channel: UnsafeMutablePointer<TLSChannel>?, _ session: Session
   ) {
-    self.window = window
-    self.area = area
-    self.vectors = vectors
-    self.header = header
+    window = arena.take(Self.windowSize)
+    area = arena.take(Self.areaSize)
+    vectors = Connections.take(SendVector.self, Self.vectorCount + 1, &arena)
+    header = Connections.take(SendHeader.self, 1, &arena)
+    header.initialize(to: SendHeader())
+    self.channel = channel
     self.session = session
   }
 }
@@ -105,6 +116,10 @@ enum ClosingReason {
   case handshakeTimeout
   case stalled
   case handshake(HandshakeFailure)
+  /// The TLS handshake failed, or a peer may not come in.
+  case notSecured(TLSError)
+  /// An encrypted record is wrong: a code of GnuTLS.
+  case badRecord(Int32)
   case transmission(TransmissionFailure)
   case truncatedRead
   case shutdown
@@ -113,7 +128,7 @@ enum ClosingReason {
   var isProtocolError: Bool {
     switch self {
     case .handshake(let failure): failure != .aborted
-    case .transmission: true
+    case .transmission, .notSecured, .badRecord: true
     case .disconnected, .hungUp, .broken, .handshakeTimeout, .stalled, .truncatedRead, .shutdown:
       false
     }
@@ -125,11 +140,13 @@ enum ClosingReason {
     case .disconnected, .shutdown: true
     case .hungUp(let busy): !busy
     case .handshake(let failure): failure == .aborted
-    case .broken, .handshakeTimeout, .stalled, .transmission, .truncatedRead: false
+    case .broken, .handshakeTimeout, .stalled, .transmission, .truncatedRead, .notSecured,
+      .badRecord:
+      false
     }
   }
 
-  var text: StaticString {
+  var text: String {
     switch self {
     case .disconnected: "the client disconnected"
     case .hungUp(busy: false): "the client hung up"
@@ -137,8 +154,10 @@ enum ClosingReason {
     case .broken: "the connection broke"
     case .handshakeTimeout: "the handshake took too long"
     case .stalled: "the client took no data for too long"
-    case .handshake(let failure): failure.text
-    case .transmission(let failure): failure.text
+    case .handshake(let failure): "\(failure.text)"
+    case .notSecured(let error): error.description
+    case .badRecord(let code): "an encrypted record is wrong: \(TLSError.text(code))"
+    case .transmission(let failure): "\(failure.text)"
     case .truncatedRead: "a read failed in the midst of its simple reply"
     case .shutdown: "the server shuts down"
     }

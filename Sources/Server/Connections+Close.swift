@@ -2,6 +2,7 @@ import Base
 import Glibc
 import NBDProtocol
 import RingIO
+import TLS
 
 /// Ends: of transactions, of connections.
 extension Connections {
@@ -92,6 +93,7 @@ extension Connections {
       freeIfOver(t)
       c.pointee.incomingPiece = -1
     }
+    if c.pointee.wire != .plain { c.pointee.channel?.pointee.end() }
     ring.remove(files[Int(index)])
     Glibc.close(c.pointee.descriptor)
     c.pointee.descriptor = -1

@@ -1,6 +1,7 @@
 import Base
 import NBDProtocol
 import RingIO
+import TLS
 import VolumeEngine
 
 /// From received bytes to transactions.
@@ -20,6 +21,7 @@ extension Connections {
     }
     switch kind {
     case .window: c.pointee.end += result
+    case .cipher: c.pointee.channel?.pointee.received(result)
     case .payload:
       c.pointee.filled += result
       c.pointee.payloadLeft -= result
@@ -44,7 +46,10 @@ extension Connections {
     while goesOn && c.pointee.receiving == .nothing {
       switch c.pointee.phase {
       case .free, .closing: return
-      case .handshake: goesOn = takeOption(index, &ring, now: now)
+      case .handshake:
+        goesOn =
+          c.pointee.wire == .securing
+          ? secure(index, &ring, now: now) : takeOption(index, &ring, now: now)
       case .transmission:
         goesOn =
           c.pointee.incoming >= 0
@@ -53,8 +58,8 @@ extension Connections {
     }
   }
 
-  /// Receives into the window, behind what is not consumed.
-  private mutating func receive(_ index: Int32, _ ring: inout Ring) {
+  /// Receives into the window, behind what is not consumed. True when bytes are there at once.
+  private mutating func receive(_ index: Int32, _ ring: inout Ring) -> Bool {
     let c = connections + Int(index)
     let kept = c.pointee.end - c.pointee.start
     if c.pointee.start > 0 {
@@ -65,9 +70,15 @@ extension Connections {
     }
     let room = Connection.windowSize - kept
     invariant(room > 0, "S3: the window holds any unit")
+    if c.pointee.wire == .encrypted {
+      let count = decrypt(index, c.pointee.window + kept, room, &ring)
+      c.pointee.end += count
+      return count > 0
+    }
     c.pointee.receiving = .window
     ring.receive(
       files[Int(index)], c.pointee.window + kept, room, tag(Kind.receive, index))
+    return false
   }
 
   // MARK: Handshake
@@ -88,13 +99,10 @@ extension Connections {
       send(index, vectors: 1, bytes: replies.count, &ring, now: now)
     }
     switch step.event {
-    case .needMore:
-      receive(index, &ring)
-      return false
+    case .needMore: return receive(index, &ring)
     case .proceed: return true
     case .startTLS:
-      // Offered only by a server that can: this one says that TLS is unavailable.
-      close(index, .broken, &ring)
+      beginSecuring(index, &ring)
       return false
     case .transmission(let session):
       c.pointee.session = session
@@ -125,9 +133,7 @@ extension Connections {
       return false
     }
     switch c.pointee.session.parse(c.pointee.pending) {
-    case .needMore:
-      receive(index, &ring)
-      return false
+    case .needMore: return receive(index, &ring)
     case .close(let failure):
       close(index, .transmission(failure), &ring)
       return false
@@ -228,9 +234,7 @@ extension Connections {
       let count = min(c.pointee.payloadLeft, c.pointee.end - c.pointee.start)
       c.pointee.start += count
       c.pointee.payloadLeft -= count
-      if c.pointee.payloadLeft == 0 { return true }
-      receive(index, &ring)
-      return false
+      return c.pointee.payloadLeft == 0 || receive(index, &ring)
     }
     if transaction.pointee.isWaiting { return false }
     guard waiting.isEmpty, beginFilling(t) else {
@@ -278,13 +282,16 @@ extension Connections {
       submit(p)
       return true
     }
-    if missing - count < Self.directReceive {
-      receive(index, &ring)
-    } else {
-      c.pointee.receiving = .payload
-      ring.receive(
-        files[Int(index)], target + count, missing - count, all: true, tag(Kind.receive, index))
+    if missing - count < Self.directReceive { return receive(index, &ring) }
+    if c.pointee.wire == .encrypted {
+      let came = decrypt(index, target + count, missing - count, &ring)
+      c.pointee.filled += came
+      c.pointee.payloadLeft -= came
+      return came > 0
     }
+    c.pointee.receiving = .payload
+    ring.receive(
+      files[Int(index)], target + count, missing - count, all: true, tag(Kind.receive, index))
     return false
   }
 }

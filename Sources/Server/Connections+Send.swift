@@ -1,6 +1,7 @@
 import Base
 import NBDProtocol
 import RingIO
+import TLS
 
 /// From answered pieces to bytes on the wire: all that is ready goes out in one send.
 extension Connections {
@@ -266,17 +267,31 @@ extension Connections {
   ) {
     let c = connections + Int(index)
     invariant(!c.pointee.isSending, "S3: one send at a time")
+    if c.pointee.wire == .encrypted {
+      c.pointee.source = TLSSource(vectors: c.pointee.vectors, count: vectors)
+      return sendEncrypted(index, &ring, now: now)
+    }
+    beginSend(index, c.pointee.vectors, vectors: vectors, bytes: bytes, &ring, now: now)
+  }
+
+  /// Sends what the vectors point to, as it is.
+  mutating func beginSend(
+    _ index: Int32, _ list: UnsafeMutablePointer<SendVector>, vectors: Int, bytes: Int,
+    _ ring: inout Ring, now: Instant
+  ) {
+    let c = connections + Int(index)
     c.pointee.isSending = true
     c.pointee.sendBytes = bytes
     c.pointee.progressed = now
     c.pointee.progressMark = 0
     ring.sendMessage(
-      files[Int(index)], c.pointee.header, c.pointee.vectors, vectors, tag(Kind.send, index))
+      files[Int(index)], c.pointee.header, list, vectors, tag(Kind.send, index))
   }
 
   mutating func finishSend(_ index: Int32, _ result: Int, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     c.pointee.isSending = false
+    if c.pointee.wire != .plain, goesOnSending(index, result, &ring, now: now) { return }
     releaseSent(c)
     guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
     guard result == c.pointee.sendBytes else { return close(index, .broken, &ring) }

@@ -2,6 +2,7 @@ import Base
 import Glibc
 package import NBDProtocol
 import RingIO
+package import TLS
 import VolumeEngine
 
 /// All clients: their connections, transactions, pieces and buffers, in fixed pools cut from the
@@ -30,6 +31,8 @@ package struct Connections: ~Copyable {
   static var largestBuffer: Int { 2 << 20 }
 
   var offer: Offer
+  /// What new TLS sessions are made with.
+  var credentials: TLSCredentials?
   let limits: Limits
 
   let connections: UnsafeMutablePointer<Connection>
@@ -53,10 +56,16 @@ package struct Connections: ~Copyable {
   var starved = ConnectionSet()
   var counters = ClientStatistics()
   /// What happened to connections, for the log: taken by the loop.
+  var arrivals: [(number: UInt64, peer: String)] = []
   var closings: [(number: UInt64, reason: ClosingReason)] = []
 
   /// Cuts `memory` up. `offer.limits` bounds the connections; a third of the memory does, too.
-  package init(offer: Offer, memory: UnsafeMutableRawBufferPointer) {
+  /// Only with credentials connections have channels for TLS.
+  package init(
+    offer: Offer, credentials: TLSCredentials? = nil, memory: UnsafeMutableRawBufferPointer
+  ) {
+    self.credentials = credentials
+    let perConnection = Connection.memory + (credentials == nil ? 0 : TLSChannel.memory)
     var offer = offer
     offer.limits.unfragmentedRead = min(
       offer.limits.unfragmentedRead, UInt32(VolumeRequest.maxTransfer))
@@ -65,7 +74,7 @@ package struct Connections: ~Copyable {
       offer.limits.optionData, Connection.windowSize - Handshake.optionHeader)
     offer.limits.connections = min(
       offer.limits.connections, ConnectionSet.capacity,
-      max(1, memory.count / 3 / Connection.memory))
+      max(1, memory.count / 3 / perConnection))
     let limits = offer.limits
     let count = limits.connections
     let transactionCount = min(count * limits.requestsInFlight, Self.mostTransactions)
@@ -78,12 +87,8 @@ package struct Connections: ~Copyable {
     let nothing = Session(
       style: .simple, selection: MetaSelection(), export: offer.export, limits: limits)
     for i in 0..<count {
-      (connections + i).initialize(
-        to: Connection(
-          window: arena.take(Connection.windowSize), area: arena.take(Connection.areaSize),
-          vectors: Self.take(SendVector.self, Connection.vectorCount, &arena),
-          header: Self.take(SendHeader.self, 1, &arena), session: nothing))
-      connections[i].header.initialize(to: SendHeader())
+      let channel = credentials == nil ? nil : Self.makeChannel(&arena)
+      (connections + i).initialize(to: Connection(&arena, channel, nothing))
       (files + i).initialize(to: RingFile(descriptor: -1))
       freeConnections.push(Int32(i), connections)
     }
@@ -116,10 +121,16 @@ package struct Connections: ~Copyable {
   /// The least client memory, in bytes: a few connections and buffers.
   package static var leastMemory: Int { 8 << 20 }
 
-  private static func take<T>(
+  static func take<T>(
     _ type: T.Type, _ count: Int, _ arena: inout Arena
   ) -> UnsafeMutablePointer<T> {
     arena.take(count * MemoryLayout<T>.stride).bindMemory(to: T.self, capacity: count)
+  }
+
+  private static func makeChannel(_ arena: inout Arena) -> UnsafeMutablePointer<TLSChannel> {
+    let place = take(TLSChannel.self, 1, &arena)
+    place.initialize(to: TLSChannel(in: &arena))
+    return place
   }
 
   /// The largest pool that fits, with its tables.
@@ -162,6 +173,8 @@ package struct Connections: ~Copyable {
     if isTCP { Self.prepareTCP(descriptor) }
     c.pointee.generation = (c.pointee.generation &+ 1) & 0xff_ffff
     c.pointee.phase = .handshake
+    c.pointee.wire = .plain
+    c.pointee.source = TLSSource()
     c.pointee.handshake = Handshake()
     c.pointee.deadline = now + limits.handshakeTime
     c.pointee.start = 0

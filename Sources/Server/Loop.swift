@@ -93,7 +93,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     while let reply = volume.nextReply() { connections.finish(reply) }
     connections.serveWaiting()
     connections.sendAll(&ring.ring, now: now)
-    if !connections.closings.isEmpty { logClosings() }
+    if !connections.closings.isEmpty || !connections.arrivals.isEmpty { logConnections() }
     while let notice = volume.takeNotice() { remember(notice) }
     if !(now < nextTick) { tick() }
     if state != .serving { shutDownFurther() }
@@ -224,7 +224,11 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     notices.append(notice.text)
   }
 
-  private mutating func logClosings() {
+  private mutating func logConnections() {
+    for arrival in connections.arrivals {
+      parts.logger.info("connection \(arrival.number) is encrypted: \(arrival.peer)")
+    }
+    connections.arrivals.removeAll(keepingCapacity: true)
     for closing in connections.closings {
       let level: Logger.Level = closing.reason.isUsual ? .debug : .info
       parts.logger.log(

@@ -23,6 +23,7 @@ import VolumeEngine
 /// | phase | on | next |
 /// |---|---|---|
 /// | free | accepted, and there is room | handshake |
+/// | handshake | STARTTLS, and TLS is done (`Connection.Wire`) | handshake, begun anew |
 /// | handshake | GO, EXPORT_NAME | transmission |
 /// | handshake | ABORT, a violation, 10 s | closing |
 /// | transmission | DISC or shutdown, and all is answered and sent | closing |
@@ -79,8 +80,10 @@ package enum Server {
       name: configuration.volumeName, description: configuration.description, size: volume.size)
     export.isReadOnly = configuration.isReadOnly
     export.isRotational = configuration.isRotational
+    var offer = Offer(export: export, limits: configuration.limits)
+    offer.tls = configuration.tls
     let connections = Connections(
-      offer: Offer(export: export, limits: configuration.limits), memory: clientMemory)
+      offer: offer, credentials: configuration.credentials, memory: clientMemory)
     if connections.limits.connections < configuration.limits.connections {
       logger.notice(
         "memory for clients limits connections to \(connections.limits.connections)")

@@ -1,5 +1,6 @@
 package import NBDProtocol
 package import RingIO
+package import TLS
 
 /// What the operator decides about serving.
 package struct ServerConfiguration: Sendable {
@@ -11,6 +12,9 @@ package struct ServerConfiguration: Sendable {
   /// All tiers rotate: clients are told so.
   package var isRotational = false
   package var limits = Limits()
+  /// How it stands to encryption; `credentials` when it can.
+  package var tls = TLSMode.unavailable
+  package var credentials: TLSCredentials? = nil
   /// Users who may connect to a unix socket; nil: whoever its permissions let in.
   package var unixUsers: Set<UInt32>? = nil
   package var ring = RingOptions()

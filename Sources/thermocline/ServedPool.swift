@@ -63,7 +63,8 @@ final class ServedPool {
     }
     staging.forgetOldRings()
 
-    let inherited = try ServiceManager.inheritedListeners()
+    let inherited = try ServiceManager.inheritedListeners(
+      allowsRemote: configuration.allowsRemote)
     if !inherited.isEmpty {
       logger.notice("the service manager's sockets are served in place of those under [listen]")
     }
@@ -76,6 +77,7 @@ final class ServedPool {
     var server = ServerConfiguration(
       volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
     server.limits.take(configuration.limits)
+    (server.tls, server.credentials) = try configuration.makeCredentials()
     server.unixUsers = try UserNames.allowed(configuration)
     server.tell = ServiceManager.makeTeller()
     server.isRotational = (0..<pool.devices.count).allSatisfy {

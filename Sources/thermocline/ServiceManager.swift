@@ -20,7 +20,7 @@ enum ServiceManager {
   }
 
   /// The sockets passed on; empty when there are none. They are the server's from now on.
-  static func inheritedListeners() throws -> [Listener] {
+  static func inheritedListeners(allowsRemote: Bool) throws -> [Listener] {
     let count = sd_listen_fds(1)
     guard count >= 0 else {
       throw Refusal(
@@ -37,11 +37,12 @@ enum ServiceManager {
           "A socket unit for this server has ListenStream= lines, and Accept=no.")
       }
     }
-    for listener in listeners where !isLocal(listener.address) {
+    for listener in listeners where !allowsRemote && !isLocal(listener.address) {
       throw Refusal(
-        "The service manager passes on \(listener.address), which other machines reach: "
-          + "connections are neither encrypted nor checked.",
-        "Let the socket unit listen on a path or on a loopback address.")
+        "The service manager passes on \(listener.address), which other machines reach without "
+          + "encryption.",
+        "Let the socket unit listen on a path or on a loopback address, or set tls.mode to "
+          + "\"required\", or, where the network is trusted, listen.allow_plaintext to true.")
     }
     return listeners
   }

@@ -77,6 +77,53 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     #expect(mistakes(of: text).filter { $0.found.contains(found) }.count == 1)
   }
 
+  /// `good` with an address that other machines reach, and more.
+  private func reachable(_ listen: String, _ tables: String) -> String {
+    good.replacing("tcp = \"127.0.0.1:10809\"", with: "tcp = \"0.0.0.0:10809\"\n" + listen)
+      .replacing("[log]", with: tables + "\n[log]")
+  }
+
+  @Test func encryptionIsRead() throws {
+    let tables = """
+      [tls]
+      mode = "required"
+      certificate = "/c.pem"
+      key = "/k.pem"
+      authority = "/a.pem"
+      clients = ["CN=one", "sha256:00"]
+      """
+    let c = try PoolConfiguration.parse(reachable("", tables), file: "c.toml")
+    #expect(c.tls?.mode == .required)
+    #expect(c.tls?.certificate == "/c.pem")
+    #expect(c.tls?.clients == ["CN=one", "sha256:00"])
+    #expect(c.listen.tcp?.isLoopback == false)
+    #expect(try PoolConfiguration.parse(good, file: "c.toml").tls == nil)
+  }
+
+  @Test func plaintextBeyondThisMachineIsAskedFor() throws {
+    #expect(mistakes(of: reachable("", "")).map(\.key) == ["listen.tcp"])
+    let allowed = "[tls]\nmode = \"allowed\"\nshared_keys = \"/k\""
+    #expect(mistakes(of: reachable("", allowed)).map(\.key) == ["listen.tcp"])
+    #expect(mistakes(of: reachable("allow_plaintext = true", "")) == [])
+  }
+
+  @Test(arguments: [
+    ("mode = \"on\"", "tls.mode", "required"), ("", "tls.mode", "off"),
+    ("mode = \"allowed\"", "tls", "shared_keys"),
+    ("mode = \"off\"\nkey = \"/k\"", "tls.key", "tls.certificate"),
+    ("mode = \"off\"\ncertificate = \"/k\"", "tls.certificate", "tls.key"),
+    ("mode = \"off\"\nauthority = \"/k\"", "tls.authority", "tls.certificate"),
+    ("mode = \"off\"\nshared_keys = \"k\"", "tls.shared_keys", "absolute"),
+    ("mode = \"off\"\nclients = [\"CN=a\"]", "tls.clients", "tls.authority"),
+    ("mode = \"off\"\nclients = []", "tls.clients", "an array"),
+  ])
+  func wrongEncryptionIsRefused(_ lines: String, _ key: String, _ expected: String) {
+    let text = good.replacing("[log]", with: "[tls]\n\(lines)\n[log]")
+    #expect(
+      mistakes(of: text).contains { $0.key == key && $0.expected.contains(expected) },
+      "\(mistakes(of: text))")
+  }
+
   @Test func limitsAreRead() throws {
     let text = good.split(separator: "[log]", maxSplits: 1).joined(
       separator: "[limits]\nconnections = 3\nhandshake_seconds = 2\npayload = \"1MiB\"\n[log]")
@@ -148,8 +195,8 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     ("[volume]", "[volum]", 1, "volume", "a table [volume]", "none"),
     ("[listen]", "[[listen]]", 6, "listen", "a table [listen]", "an array"),
     ("unix = \"/run", "unix = \"run", 7, "listen.unix", "an absolute path", "run/"),
-    ("127.0.0.1:10809", "127.0.0.1", 8, "listen.tcp", "a loopback address", "127.0.0.1"),
-    ("127.0.0.1:10809", "127.0.0.1:0", 8, "listen.tcp", "a loopback address", ":0"),
+    ("127.0.0.1:10809", "127.0.0.1", 8, "listen.tcp", "an address in numbers", "127.0.0.1"),
+    ("127.0.0.1:10809", "127.0.0.1:0", 8, "listen.tcp", "an address in numbers", ":0"),
     ("127.0.0.1:10809", "10.0.0.1:10809", 8, "listen.tcp", "loopback", "other machines"),
     ("127.0.0.1:10809", "[::]:10809", 8, "listen.tcp", "loopback", "other machines"),
     ("tcp = \"127.0.0.1:10809\"", "tcp = true", 8, "listen.tcp", "a string", "truth value"),

@@ -44,6 +44,8 @@ final class Connection {
   /// Connects; throws when the server is not there.
   init(uri: String, depth: Int, bytes: Int) throws(LoadError) {
     guard let handle = nbd_create() else { throw LoadError(Self.reason) }
+    // For certificates and keys that the address names.
+    nbd_set_uri_allow_local_file(handle, true)
     guard nbd_connect_uri(handle, uri) == 0 else {
       let reason = Self.reason
       nbd_close(handle)

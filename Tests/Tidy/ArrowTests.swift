@@ -9,10 +9,11 @@ private let arrows: [String: Set<String>] = [
   "VolumeEngine": ["Base", "DiskFormat", "DeviceIO"],
   "Rebalancing": ["Base", "Glibc"],
   "NBDProtocol": ["Base"],
+  "TLS": ["Base", "CGnuTLS", "Glibc"],
   "RingIO": ["Base", "DeviceIO", "CURing", "CPlatform", "Glibc"],
   "Server": [
     "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
-    "Logging", "Glibc", "Synchronization",
+    "TLS", "Logging", "Glibc", "Synchronization",
   ],
   "Administration": [
     "Base", "VolumeEngine", "Glibc", "Synchronization", "FoundationEssentials",
@@ -20,11 +21,11 @@ private let arrows: [String: Set<String>] = [
   "Configuration": ["Base", "DiskFormat", "TOMLKit", "Glibc"],
   "thermocline": [
     "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
-    "Server", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform", "Logging",
-    "ArgumentParser",
-    "Glibc", "Synchronization", "FoundationEssentials",
+    "Server", "TLS", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform",
+    "Logging", "ArgumentParser", "Glibc", "Synchronization", "FoundationEssentials",
   ],
   "CPlatform": [], "CURing": [], "CISAL": [], "CBlkid": [], "CSystemd": [], "CLibNBD": [],
+  "CGnuTLS": [],
 ]
 
 /// The module that a line imports, if it is an import.

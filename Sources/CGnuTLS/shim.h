@@ -1,0 +1,6 @@
+#pragma once
+#include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
+
+/* gnutls_free is a variable that holds a function: Swift will not read it. */
+static inline void gnutls_release(void *memory) { gnutls_free(memory); }

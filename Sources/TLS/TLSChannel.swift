@@ -1,0 +1,159 @@
+package import Base
+import CGnuTLS
+import Glibc
+
+/// One connection's encryption: a slot of a fixed pool, used for one peer after the other. See
+/// `TLS.swift` for its states and invariants.
+package struct TLSChannel {
+  package enum HandshakeProgress {
+    /// Send what is outgoing; then receive, when there is nothing to send.
+    case goesOn
+    /// Send what is outgoing; the peer may come in. It is called so, in quotes and printable.
+    case done(peer: String)
+    /// Send what is outgoing (an alert), and close.
+    case failed(TLSError)
+  }
+
+  package enum Decrypted: Equatable {
+    case bytes(Int)
+    /// Receive more.
+    case needsMore
+    /// The peer said that it ends.
+    case ended
+    /// A record is wrong; a code of GnuTLS.
+    case failed(Int32)
+  }
+
+  /// Bytes of memory for one channel's buffers.
+  package static var memory: Int {
+    Arena.cost(TLSBuffers.incomingSize) + Arena.cost(TLSBuffers.outgoingSize)
+      + Arena.cost(largestRecord) + Arena.cost(MemoryLayout<TLSBuffers>.stride)
+  }
+
+  static var largestRecord: Int { 16_384 }
+
+  private var session: gnutls_session_t? = nil
+  private var credentials: TLSCredentials? = nil
+  /// Apart from the channel: GnuTLS's callbacks reach it while the channel is being used.
+  private let buffers: UnsafeMutablePointer<TLSBuffers>
+  /// Where short vectors are joined to one record.
+  private let record: UnsafeMutableRawPointer
+
+  package init(in arena: inout Arena) {
+    buffers = arena.take(MemoryLayout<TLSBuffers>.stride)
+      .bindMemory(to: TLSBuffers.self, capacity: 1)
+    buffers.initialize(
+      to: TLSBuffers(
+        incoming: arena.take(TLSBuffers.incomingSize),
+        outgoing: arena.take(TLSBuffers.outgoingSize)))
+    record = arena.take(Self.largestRecord)
+  }
+
+  /// Begins with a new peer; false when GnuTLS has no memory for it.
+  package mutating func begin(_ credentials: TLSCredentials) -> Bool {
+    invariant(session == nil, "T1: a session is made for each peer")
+    buffers.pointee.empty()
+    guard let session = credentials.makeSession() else { return false }
+    gnutls_transport_set_ptr(session, UnsafeMutableRawPointer(buffers))
+    gnutls_transport_set_pull_function(session) { buffers, target, count in
+      TLSBuffers.pull(buffers, target, count)
+    }
+    gnutls_transport_set_push_function(session) { buffers, source, count in
+      TLSBuffers.push(buffers, source, count)
+    }
+    self.session = session
+    self.credentials = credentials
+    return true
+  }
+
+  /// Forgets the peer.
+  package mutating func end() {
+    guard let session else { return }
+    gnutls_deinit(session)
+    self.session = nil
+    credentials = nil
+    buffers.pointee.empty()
+  }
+
+  // MARK: The wire
+
+  /// Where received bytes go; never empty.
+  package mutating func room() -> UnsafeMutableRawBufferPointer { buffers.pointee.room() }
+
+  /// So many bytes were received into `room`.
+  package mutating func received(_ count: Int) { buffers.pointee.end += count }
+
+  /// What must be sent, until `sent`.
+  package var outgoing: UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(start: buffers.pointee.outgoing, count: buffers.pointee.outgoingCount)
+  }
+
+  /// All of `outgoing` was sent.
+  package mutating func sent() { buffers.pointee.outgoingCount = 0 }
+
+  // MARK: The handshake
+
+  /// Goes on with what was received; fails for a peer that may not come in.
+  package mutating func handshake() -> HandshakeProgress {
+    guard let session, let credentials else { return .failed(TLSError("There is no session")) }
+    var code = gnutls_handshake(session)
+    // What only tells something: go on.
+    while code < 0 && code != GNUTLS_E_AGAIN && gnutls_error_is_fatal(code) == 0 {
+      code = gnutls_handshake(session)
+    }
+    if code == GNUTLS_E_AGAIN { return .goesOn }
+    guard code == 0 else {
+      gnutls_alert_send_appropriate(session, code)
+      return .failed(TLSError("the TLS handshake failed", code))
+    }
+    let (isAllowed, name) = credentials.admits(session)
+    guard isAllowed else {
+      gnutls_alert_send(session, GNUTLS_AL_FATAL, GNUTLS_A_ACCESS_DENIED)
+      return .failed(TLSError("the client \(Self.quoted(name)) is not one of tls.clients"))
+    }
+    return .done(peer: Self.quoted(name))
+  }
+
+  /// A peer's words in a line of the log: printable ASCII, and not for ever.
+  private static func quoted(_ text: String) -> String {
+    let printable = text.unicodeScalars.prefix(200).map { scalar in
+      scalar.value >= 32 && scalar.value < 127 && scalar != "\"" ? Character(scalar) : "?"
+    }
+    return "\"" + String(printable) + "\""
+  }
+
+  // MARK: Records
+
+  /// Decrypts as much of what was received as fits.
+  package mutating func decrypt(into target: UnsafeMutableRawPointer, room: Int) -> Decrypted {
+    guard let session else { return .failed(GNUTLS_E_INVALID_SESSION) }
+    var count = 0
+    while count < room {
+      let code = gnutls_record_recv(session, target + count, room - count)
+      if code > 0 {
+        count += code
+        continue
+      }
+      if count > 0 && code == GNUTLS_E_AGAIN { break }
+      // What came before an end or an error is handed out first: it comes again.
+      if count > 0 { return .bytes(count) }
+      if code == 0 { return .ended }
+      if code == GNUTLS_E_AGAIN { return .needsMore }
+      if code == GNUTLS_E_INTERRUPTED { continue }
+      return .failed(Int32(code))
+    }
+    return .bytes(count)
+  }
+
+  /// Encrypts from `source` on into `outgoing`, which is empty, while there is room; false when
+  /// GnuTLS failed, and nothing can be sent any more.
+  package mutating func encrypt(_ source: inout TLSSource) -> Bool {
+    invariant(buffers.pointee.outgoingCount == 0, "T2: what is being sent stays as it is")
+    guard let session else { return false }
+    while !source.isEmpty && buffers.pointee.hasRoomForRecord {
+      let (bytes, count) = source.next(record, Self.largestRecord)
+      guard gnutls_record_send(session, bytes, count) == count else { return false }
+    }
+    return true
+  }
+}

@@ -1,0 +1,301 @@
+#!/bin/bash
+# Encryption: certificates on both sides, a list of clients, shared keys; off, allowed, required;
+# libnbd, qemu-img and nbd-client; and what came before STARTTLS counts for nothing behind it.
+source "$(dirname "$0")/common.bash"
+bounded 240 "$@"
+ours || { say "only our server is asked"; exit 0; }
+
+pki=$work/pki
+mkdir "$pki" "$pki/alice" "$pki/bob" "$pki/mallory"
+
+# authority NAME: a certificate authority. signed AUTHORITY FOLDER NAME EXTENSIONS: a certificate.
+authority() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/CN=$1" \
+    -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign,cRLSign \
+    -keyout "$pki/$1.key" -out "$pki/$1.pem" 2>/dev/null
+}
+signed() {
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/O=Test/CN=$3" \
+    -keyout "$pki/$2-key.pem" -out "$pki/request.pem" 2>/dev/null
+  printf '%s\n' "$4" >"$pki/extensions"
+  openssl x509 -req -in "$pki/request.pem" -CA "$pki/$1.pem" -CAkey "$pki/$1.key" \
+    -CAcreateserial -days 2 -extfile "$pki/extensions" -out "$pki/$2-cert.pem" 2>/dev/null
+}
+authority house
+authority stranger
+signed house server localhost \
+  "subjectAltName=DNS:localhost,IP:127.0.0.1
+extendedKeyUsage=serverAuth"
+signed house alice/client alice extendedKeyUsage=clientAuth
+signed house bob/client bob extendedKeyUsage=clientAuth
+signed stranger mallory/client mallory extendedKeyUsage=clientAuth
+for client in alice bob mallory; do
+  cp "$pki/house.pem" "$pki/$client/ca-cert.pem"
+done
+printf 'carol:%s\ndave:%s\n' "$(openssl rand -hex 32)" "$(openssl rand -hex 32)" >"$pki/keys"
+chmod 600 "$pki/keys"
+
+port=$(python3 -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+tcp=127.0.0.1:$port
+volume_size=1GiB
+tier only disk 1GiB
+format
+cp "$config" "$work/plain.toml"
+probe_uri="nbd://$tcp"
+
+# with_tls LINES: the configuration with this [tls] table.
+with_tls() {
+  { cat "$work/plain.toml"; printf '[tls]\n%s\n' "$1"; } >"$config"
+}
+
+# uri_of CLIENT: certificates; key_of NAME: a shared key.
+uri_of() { printf 'nbds://localhost:%s/?tls-certificates=%s' "$port" "$pki/$1"; }
+key_of() { printf 'nbds://%s@127.0.0.1:%s/?tls-psk-file=%s' "$1" "$port" "$pki/keys"; }
+let_in() { nbdinfo --size "$1" >/dev/null 2>"$work/client.log" ||
+  fail "$1 is not let in: $(cat "$work/client.log")"; }
+kept_out() { ! nbdinfo --size "$1" >/dev/null 2>&1 || fail "$1 is let in"; }
+# kept_out_of_openssl CLIENT: a client that shows whatever certificate it has.
+kept_out_of_openssl() {
+  python3 - "$port" "$pki" "$1" <<'PYTHON'
+import socket, ssl, struct, sys
+port, pki, client = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+context = ssl.create_default_context(cafile=pki + "/house.pem")
+context.load_cert_chain(f"{pki}/{client}/client-cert.pem", f"{pki}/{client}/client-key.pem")
+peer = socket.create_connection(("127.0.0.1", port))
+peer.recv(18)
+peer.sendall(struct.pack(">IQII", 3, 0x49484156454F5054, 5, 0))
+assert struct.unpack(">QIII", peer.recv(20))[2] == 1
+try:
+    peer = context.wrap_socket(peer, server_hostname="localhost")
+    peer.sendall(struct.pack(">QII", 0x49484156454F5054, 3, 0))
+    sys.exit(f"{client} is let in: {peer.recv(100)}" if peer.recv(100) else 0)
+except (ssl.SSLError, ConnectionResetError):
+    pass
+PYTHON
+}
+# said TEXT: the server's log has it (the connection's end may be a moment away).
+said() {
+  for _ in $(seq 50); do
+    ! grep -q "$1" "$work/server.log" || return 0
+    sleep 0.1
+  done
+  fail "the log does not say: $1"
+}
+certificates="certificate = \"$pki/server-cert.pem\"
+key = \"$pki/server-key.pem\""
+clients="authority = \"$pki/house.pem\""
+
+say "no [tls]: STARTTLS is not there; off: it is refused; and plaintext goes on"
+serve
+kept_out "$(uri_of alice)"
+let_in "nbd://$tcp"
+stop_server
+with_tls "mode = \"off\""
+serve
+kept_out "$(uri_of alice)"
+let_in "nbd://$tcp"
+stop_server
+
+say "allowed: both"
+with_tls "mode = \"allowed\"
+$certificates"
+serve
+let_in "nbd://$tcp"
+let_in "$(uri_of alice)"
+stop_server
+
+say "required: a certificate of the authority, on the list, and nobody else"
+probe_uri=$(uri_of alice)
+with_tls "mode = \"required\"
+$certificates
+$clients
+clients = [\"CN=alice,O=Test\", \"carol\"]
+shared_keys = \"$pki/keys\""
+serve
+kept_out "nbd://$tcp"
+kept_out "$uri"
+let_in "$(uri_of alice)"
+let_in "$(key_of carol)"
+kept_out "$(uri_of bob)"
+said 'the client "CN=bob,O=Test" is not one of tls.clients'
+kept_out "$(uri_of mallory)"
+said "TLS handshake failed: Certificate is required"
+# libnbd shows no certificate of an authority that was not asked for; this client does.
+kept_out_of_openssl mallory
+said "TLS handshake failed: Error in the certificate verification"
+kept_out "$(key_of dave)"
+said 'the client "dave" is not one of tls.clients'
+sed 's/^carol:.*/carol:00112233445566778899aabbccddeeff/' "$pki/keys" >"$pki/wrong"
+kept_out "nbds://carol@127.0.0.1:$port/?tls-psk-file=$pki/wrong"
+kept_out "nbds://localhost:$port/?tls-certificates=$pki/nobody"
+
+say "a digest on the list, and a certificate that was revoked"
+digest=$(openssl x509 -in "$pki/bob/client-cert.pem" -noout -fingerprint -sha256 | cut -d= -f2)
+stop_server
+probe_uri=$(uri_of bob)
+with_tls "mode = \"required\"
+$certificates
+$clients
+clients = [\"sha256:$digest\"]"
+serve
+let_in "$(uri_of bob)"
+kept_out "$(uri_of alice)"
+stop_server
+(
+  cd "$pki"
+  : >index.txt
+  printf '[ca]\ndefault_ca=c\n[c]\ndatabase=index.txt\ndefault_md=sha256\n' >ca.conf
+  printf 'default_crl_days=2\n' >>ca.conf
+  openssl ca -config ca.conf -keyfile house.key -cert house.pem -revoke bob/client-cert.pem
+  openssl ca -config ca.conf -keyfile house.key -cert house.pem -gencrl -out revoked.pem
+) >/dev/null 2>&1
+probe_uri=$(uri_of alice)
+with_tls "mode = \"required\"
+$certificates
+$clients
+revoked = \"$pki/revoked.pem\""
+serve
+let_in "$(uri_of alice)"
+kept_out "$(uri_of bob)"
+
+say "data, many requests at once, in both directions"
+if [ -x "$THERMOCLINE_LOAD" ]; then
+  "$THERMOCLINE_LOAD" model --uri "$(uri_of alice)" --seconds 8 || fail "the model"
+fi
+/usr/bin/python3 - "$(uri_of alice)" <<'PYTHON'
+import nbd, sys
+h = nbd.NBD()
+h.set_uri_allow_local_file(True)
+h.connect_uri(sys.argv[1])
+h.zero(h.get_size(), 0)
+PYTHON
+head -c 200M /dev/urandom >"$work/data"
+nbdcopy "$work/data" "$(uri_of alice)"
+nbdcopy "$(uri_of alice)" "$work/back"
+cmp -n "$(stat -c %s "$work/data")" "$work/data" "$work/back" || fail "nbdcopy: other data"
+rm "$work/back"
+creds="tls-creds-x509,id=t,endpoint=client,dir=$pki/alice"
+qemu-img compare --object "$creds" --image-opts \
+  "driver=nbd,host=localhost,port=$port,tls-creds=t" "file.filename=$work/data,driver=raw" \
+  >"$work/compare.log" || grep -q "Images are identical" "$work/compare.log" ||
+  fail "qemu-img: $(cat "$work/compare.log")"
+nbd-client -l localhost "$port" -certfile "$pki/alice/client-cert.pem" \
+  -keyfile "$pki/alice/client-key.pem" -cacertfile "$pki/house.pem" -tlshostname localhost \
+  >"$work/nbd-client.log" 2>&1 && grep -q '^test' "$work/nbd-client.log" ||
+  fail "nbd-client: $(cat "$work/nbd-client.log")"
+
+say "what comes before and behind STARTTLS in one packet counts for nothing"
+python3 - "$root/Tests/Wire" "$port" "$pki" <<'PYTHON'
+import socket, ssl, struct, sys, time
+sys.path.insert(0, sys.argv[1])
+port, pki = int(sys.argv[2]), sys.argv[3]
+OPTION = 0x49484156454F5054
+context = ssl.create_default_context(cafile=pki + "/house.pem")
+context.load_cert_chain(pki + "/alice/client-cert.pem", pki + "/alice/client-key.pem")
+
+
+def option(number, data=b""):
+    return struct.pack(">QII", OPTION, number, len(data)) + data
+
+
+def exactly(peer, count):
+    data = b""
+    while len(data) < count:
+        part = peer.recv(count - len(data))
+        assert part, "closed"
+        data += part
+    return data
+
+
+def reply(peer):
+    magic, asked, kind, length = struct.unpack(">QIII", exactly(peer, 20))
+    assert magic == 0x3E889045565A9
+    return asked, kind, exactly(peer, length)
+
+
+def begin():
+    peer = socket.create_connection(("127.0.0.1", port))
+    exactly(peer, 18)
+    peer.sendall(struct.pack(">I", 3))
+    return peer
+
+
+# Structured replies are refused before TLS, and what is asked for then is not remembered.
+peer = begin()
+peer.sendall(option(8))
+assert reply(peer)[:2] == (8, 0x80000005)
+# An option smuggled in with STARTTLS is neither answered nor obeyed.
+peer.sendall(option(5) + option(3))
+assert reply(peer)[:2] == (5, 1)
+peer = context.wrap_socket(peer, server_hostname="localhost")
+peer.sendall(option(5))
+asked, kind, _ = reply(peer)
+assert (asked, kind) == (5, 0x80000003), "STARTTLS comes once"
+peer.sendall(option(10, struct.pack(">I", 0) + struct.pack(">I", 1) +
+                    struct.pack(">I", 15) + b"base:allocation"))
+assert reply(peer)[:2] == (10, 0x80000003), "no structured replies were chosen"
+peer.sendall(option(6, struct.pack(">IH", 0, 0)))
+while reply(peer)[1] != 1:
+    pass
+peer.close()
+
+# Half a TLS handshake, garbage, and a good one cut off: the server goes on.
+for what in (b"\x16\x03\x01\x02\x00", b"garbage" * 100, b""):
+    peer = begin()
+    peer.sendall(option(5))
+    reply(peer)
+    peer.sendall(what)
+    if what.startswith(b"g"):
+        peer.settimeout(5)
+        try:
+            while peer.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+    peer.close()
+# A record that was changed on its way closes its connection.
+peer = begin()
+peer.sendall(option(5))
+reply(peer)
+raw = peer
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+while True:
+    try:
+        tls.do_handshake()
+        break
+    except ssl.SSLWantReadError:
+        raw.sendall(outgoing.read())
+        incoming.write(raw.recv(65536))
+raw.sendall(outgoing.read())
+tls.write(option(3))
+record = bytearray(outgoing.read())
+record[-1] ^= 1
+raw.sendall(record)
+raw.settimeout(5)
+try:
+    while raw.recv(4096):
+        pass
+except ConnectionResetError:
+    pass
+PYTHON
+said "an encrypted record is wrong"
+let_in "$(uri_of alice)"
+stop_server
+
+say "wrong files are refused, by name"
+for wrong in "certificate = \"$pki/nowhere.pem\"
+key = \"$pki/server-key.pem\"|nowhere.pem" \
+  "certificate = \"$pki/server-cert.pem\"
+key = \"$pki/alice/client-key.pem\"|client-key.pem" \
+  "$certificates
+authority = \"$pki/keys\"|authority" \
+  "shared_keys = \"$pki/house.pem\"|Line 1 of the shared keys" \
+  "shared_keys = \"$pki/nowhere\"|nowhere"; do
+  with_tls "mode = \"required\"
+${wrong%|*}"
+  refused "${wrong##*|}" "$THERMOCLINE" serve --config "$config"
+done
+"$THERMOCLINE" check --config "$work/plain.toml" >"$work/check.log" ||
+  fail "check: $(cat "$work/check.log")"

@@ -17,6 +17,8 @@
 package enum ControlLimits {
   /// Seconds that a whole exchange may take.
   package static let timeout = 5
+  /// What a successor asks for.
+  package static let takeoverPath = "/takeover"
   /// The longest request, in bytes.
   package static let maxRequest = 8 << 10
   /// The longest response a client reads, in bytes.

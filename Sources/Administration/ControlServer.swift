@@ -6,16 +6,23 @@ package final class ControlServer: Sendable {
   /// What is answered to `GET` of a path: status and JSON; nil for a path that is not there.
   package typealias Answer = @Sendable (String) -> (status: Int, body: [UInt8])?
 
+  /// What becomes of a connection that asks for `takeover`: true when it was taken, and is no
+  /// longer the control socket's.
+  package typealias Takeover = @Sendable (_ socket: Int32) -> Bool
+
   private let path: String
   private let inode: UInt64
   private let listener: Int32
   /// A pipe: its write end is closed to end the thread.
   private let wake: (read: Int32, write: Int32)
   private let answer: Answer
+  private let takeover: Takeover
   private let thread = Mutex<pthread_t?>(nil)
 
   /// Makes the socket; `start` begins to answer.
-  package init(path: String, answer: @escaping Answer) throws(ControlError) {
+  package init(
+    path: String, takeover: @escaping Takeover = { _ in false }, answer: @escaping Answer
+  ) throws(ControlError) {
     try Self.removeStale(path)
     let listener = try UnixSocket.make()
     // Before it is bound, a socket's mode is that of the file to be.
@@ -39,6 +46,7 @@ package final class ControlServer: Sendable {
     for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
     self.wake = (ends[0], ends[1])
     self.answer = answer
+    self.takeover = takeover
   }
 
   /// Begins to answer. Signals stay with the threads that were there before.
@@ -83,12 +91,12 @@ package final class ControlServer: Sendable {
       let peer = accept(listener, nil, nil)
       guard peer >= 0 else { continue }
       _ = fcntl(peer, F_SETFD, FD_CLOEXEC)
-      exchange(with: peer)
-      close(peer)
+      if !exchange(with: peer) { close(peer) }
     }
   }
 
-  private func exchange(with peer: Int32) {
+  /// Answers one request; true when the connection was taken.
+  private func exchange(with peer: Int32) -> Bool {
     UnixSocket.setTimeouts(peer)
     let end = time(nil) + ControlLimits.timeout
     var bytes: [UInt8] = []
@@ -97,7 +105,8 @@ package final class ControlServer: Sendable {
       case .incomplete:
         guard bytes.count < ControlLimits.maxRequest, time(nil) <= end,
           let count = UnixSocket.receive(1024, from: peer, into: &bytes), count > 0
-        else { return }
+        else { return false }
+      case .get(let path) where path == ControlLimits.takeoverPath && takeover(peer): return true
       case .get(let path):
         let (status, body) = answer(path) ?? (404, Array(#"{"error":"not found"}"#.utf8))
         return respond(status, body, to: peer)
@@ -109,8 +118,9 @@ package final class ControlServer: Sendable {
     }
   }
 
-  private func respond(_ status: Int, _ body: [UInt8], to peer: Int32) {
+  private func respond(_ status: Int, _ body: [UInt8], to peer: Int32) -> Bool {
     _ = UnixSocket.send(HTTPMessage.response(status: status, body: body), to: peer)
+    return false
   }
 
   /// Removes what a killed server left behind, and nothing else.

@@ -15,11 +15,11 @@ package struct MetaContext: Sendable {
 
   /// `base:allocation`: what is mapped and what reads as zeros.
   package static let allocation = MetaContext(id: 1, name: "base:allocation")
-  /// `qemu:allocation-depth`: 0 unmapped, 1 mapped here, 2 in an older layer.
+  /// `qemu:allocation-depth`: 0 unmapped, 1 mapped here.
   package static let allocationDepth = MetaContext(id: 2, name: "qemu:allocation-depth")
-  /// `x-thermocline:tier`: which tier a range lives on.
+  /// `x-thermocline:tier`: where a range lives: 0 nowhere, 1 and up the tiers, 255 the log.
   package static let tier = MetaContext(id: 3, name: "x-thermocline:tier")
-  /// `x-thermocline:heat`: how often a range is visited.
+  /// `x-thermocline:heat`: how often a range is visited; older visits count less.
   package static let heat = MetaContext(id: 4, name: "x-thermocline:heat")
   /// `qemu:dirty-bitmap:<snapshot>`: what changed since a snapshot; `id` is the caller's, from 16.
   package static func dirtyBitmap(snapshot: String, id: UInt32) -> MetaContext {
@@ -42,7 +42,7 @@ package struct Export: Sendable {
   package var minimumBlock: UInt32 = 1
   package var preferredBlock: UInt32 = 4096
   /// What can be selected; indices into it make a `MetaSelection`.
-  package var contexts: [MetaContext] = [.allocation]
+  package var contexts: [MetaContext] = [.allocation, .allocationDepth, .tier, .heat]
 
   package init(name: String, description: String, size: UInt64) {
     self.name = Array(name.utf8)

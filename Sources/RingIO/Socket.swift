@@ -71,6 +71,8 @@ package enum Socket {
   /// The user who connected to a unix socket, as the kernel knows it; nil when it does not.
   package static func peerUser(_ descriptor: Int32) -> UInt32? { credentials(descriptor)?.user }
 
+  static func peerProcess(_ descriptor: Int32) -> Int32? { credentials(descriptor)?.process }
+
   private static func credentials(_ descriptor: Int32) -> (process: Int32, user: UInt32)? {
     // struct ucred: process, user, group.
     var credentials: (Int32, UInt32, UInt32) = (0, 0, 0)

@@ -85,6 +85,8 @@ struct Connection: Linked {
   var bytes = 0
   var replyMemory = 0
   var isPolling = false
+  /// On its way to another server.
+  var isPollCancelled = false
   /// No more requests are taken; closed when all is answered (DISC, shutdown).
   var isLeaving = false
   var closesAfterSend = false
@@ -123,13 +125,16 @@ enum ClosingReason {
   case transmission(TransmissionFailure)
   case truncatedRead
   case shutdown
+  /// The server is replaced, and cannot give this connection to its successor.
+  case notHandedOver
 
   /// The peer is to blame.
   var isProtocolError: Bool {
     switch self {
     case .handshake(let failure): failure != .aborted
     case .transmission, .notSecured, .badRecord: true
-    case .disconnected, .hungUp, .broken, .handshakeTimeout, .stalled, .truncatedRead, .shutdown:
+    case .disconnected, .hungUp, .broken, .handshakeTimeout, .stalled, .truncatedRead, .shutdown,
+      .notHandedOver:
       false
     }
   }
@@ -141,7 +146,7 @@ enum ClosingReason {
     case .hungUp(let busy): !busy
     case .handshake(let failure): failure == .aborted
     case .broken, .handshakeTimeout, .stalled, .transmission, .truncatedRead, .notSecured,
-      .badRecord:
+      .badRecord, .notHandedOver:
       false
     }
   }
@@ -160,6 +165,7 @@ enum ClosingReason {
     case .transmission(let failure): "\(failure.text)"
     case .truncatedRead: "a read failed in the midst of its simple reply"
     case .shutdown: "the server shuts down"
+    case .notHandedOver: "it could not be handed over to the server's successor"
     }
   }
 }

@@ -143,7 +143,13 @@ extension Connections {
     submit(p)
   }
 
-  mutating func beginStatus(_ t: Int32) {
+  /// Asks for the next context's chunk: each is a request of its own to the engine.
+  mutating func beginNextContext(_ t: Int32) {
+    let transaction = transactions + Int(t)
+    let c = connections + Int(transaction.pointee.connection)
+    let position = transaction.pointee.contextsLeft.trailingZeroBitCount
+    transaction.pointee.contextsLeft &= ~(1 << UInt16(position))
+    transaction.pointee.context = c.pointee.session.contextIDs[position]
     guard waiting.isEmpty, tryStatus(t) else { return wait(t) }
   }
 
@@ -220,6 +226,7 @@ extension Connections {
     case .blockStatus:
       if transaction.pointee.flags.contains(.requestOne) { flags.insert(.oneDescriptor) }
       var request = make(.blockStatus, offset, length)
+      request.view = StatusView(context: transaction.pointee.context)
       let count = piece.pointee.memoryBytes / MemoryLayout<StatusDescriptor>.stride
       request.descriptorCapacity = UInt32(min(count, limits.statusDescriptors))
       return request
@@ -282,6 +289,18 @@ extension Connections {
     transaction.pointee.descriptors = written
     piece.pointee.length = written * StatusDescriptors.size(style)
     if written == 0 { transaction.pointee.failure = .ioError }
+  }
+}
+
+extension StatusView {
+  /// What a context of the export asks the engine.
+  init(context: UInt32) {
+    switch context {
+    case MetaContext.allocationDepth.id: self = .depth
+    case MetaContext.tier.id: self = .tier
+    case MetaContext.heat.id: self = .heat
+    default: self = .allocation
+    }
   }
 }
 

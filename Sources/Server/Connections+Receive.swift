@@ -15,6 +15,7 @@ extension Connections {
     let kind = c.pointee.receiving
     c.pointee.receiving = .nothing
     guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
+    if isResting && result == Self.cancelled { return }
     guard result > 0 else {
       let busy = c.pointee.transactions > 0
       return close(index, result == 0 ? .hungUp(busy: busy) : .broken, &ring)
@@ -44,6 +45,7 @@ extension Connections {
     let c = connections + Int(index)
     var goesOn = true
     while goesOn && c.pointee.receiving == .nothing {
+      if isResting && c.pointee.incoming < 0 { return }
       switch c.pointee.phase {
       case .free, .closing: return
       case .handshake:
@@ -209,9 +211,8 @@ extension Connections {
     case .read: beginRead(t)
     case .blockStatus:
       let c = connections + Int(transactions[Int(t)].connection)
-      let asked = request.contexts & c.pointee.session.selectionMask
-      transactions[Int(t)].context = c.pointee.session.contextIDs[asked.trailingZeroBitCount]
-      beginStatus(t)
+      transactions[Int(t)].contextsLeft = request.contexts & c.pointee.session.selectionMask
+      beginNextContext(t)
     case .flush, .trim, .cache, .writeZeroes: beginPlain(t)
     }
   }

@@ -100,6 +100,7 @@ extension Connections {
       case .paused:
         // A simple reply that has begun keeps the stream to itself.
         if transactions[Int(t)].isHeaderSent { c.pointee.exclusive = t }
+        if transactions[Int(t)].contextsLeft != 0 { beginNextContext(t) }
       case .full: break
       }
     }
@@ -131,13 +132,14 @@ extension Connections {
       gathering.addHeader(encoder.writeDone(to: gathering.place))
       return .finished
     }
+    let isLast = transaction.pointee.contextsLeft == 0
     gathering.addHeader(
       encoder.writeStatus(
         context: transaction.pointee.context, count: transaction.pointee.descriptors,
-        isLast: true, to: gathering.place))
+        isLast: isLast, to: gathering.place))
     gathering.addPayload(pieces[Int(p)].memory.unsafelyUnwrapped, pieces[Int(p)].length)
     hand(p, over: c, from: transaction)
-    return .finished
+    return isLast ? .finished : .paused
   }
 
   /// "Simple replies": one header, then all the data; too late for an error once it has begun.

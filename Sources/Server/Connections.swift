@@ -54,6 +54,8 @@ package struct Connections: ~Copyable {
   var toPump = ConnectionSet()
   var toSend = ConnectionSet()
   var starved = ConnectionSet()
+  /// No request is begun any more: connections come to rest, to be handed over.
+  var isResting = false
   var counters = ClientStatistics()
   /// What happened to connections, for the log: taken by the loop.
   var arrivals: [(number: UInt64, peer: String)] = []
@@ -163,6 +165,17 @@ package struct Connections: ~Copyable {
       Glibc.close(descriptor)
       return
     }
+    let index = take(descriptor, isTCP: isTCP, &ring, now: now)
+    let c = connections + Int(index)
+    let length = Handshake.writeGreeting(to: c.pointee.area)
+    c.pointee.vectors[0] = SendVector(c.pointee.area, length)
+    send(index, vectors: 1, bytes: length, &ring, now: now)
+  }
+
+  /// A free slot for a connection, at the beginning of its handshake.
+  mutating func take(
+    _ descriptor: Int32, isTCP: Bool, _ ring: inout Ring, now: Instant
+  ) -> Int32 {
     let index = freeConnections.pop(connections)
     let c = connections + Int(index)
     invariant(c.pointee.phase == .free, "S1: a free slot is free")
@@ -186,9 +199,8 @@ package struct Connections: ~Copyable {
     // Only a hang-up completes it: it is seen before the bytes that are still buffered (S6).
     ring.poll(files[Int(index)], events: Self.hangUp, tag(Kind.poll, index))
     c.pointee.isPolling = true
-    let length = Handshake.writeGreeting(to: c.pointee.area)
-    c.pointee.vectors[0] = SendVector(c.pointee.area, length)
-    send(index, vectors: 1, bytes: length, &ring, now: now)
+    c.pointee.isPollCancelled = false
+    return index
   }
 
   /// No delay for small replies, and a silent peer is found dead after a minute. Listeners of ours
@@ -233,6 +245,11 @@ package struct Connections: ~Copyable {
     case Kind.send: finishSend(index, Int(completion.result), &ring, now: now)
     default:
       connections[Int(index)].isPolling = false
+      if isResting && Int(completion.result) == Self.cancelled
+        && connections[Int(index)].phase != .closing
+      {
+        return
+      }
       if connections[Int(index)].phase == .closing {
         settleClosing(index, &ring)
       } else {

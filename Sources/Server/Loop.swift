@@ -27,7 +27,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   /// A turn takes so many events at most: clients work on the first replies of a burst while the
   /// next are made.
   private static var eventsPerTurn: Int { 16 }
-  enum State { case serving, draining, stopping, over }
+  enum State { case serving, draining, handingOver, lettingGo, stopping, over }
 
   var volume: Volume
   var ring: DeviceRing
@@ -43,6 +43,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   let tickInterval: Milliseconds
   var lastPublished: Instant
   var notices: [String] = []
+  /// Connections that were taken out for a successor; nil unless one asked.
+  private(set) var handed: [HandedConnection]? = nil
 
   init(
     _ parts: LoopParts, volume: consuming Volume, ring: consuming DeviceRing,
@@ -61,6 +63,11 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     tickInterval = Milliseconds(max(20, min(1000, least)))
     isArmed = Array(repeating: false, count: parts.listeners.count)
     notices.reserveCapacity(64)
+  }
+
+  /// Goes on with connections of another server.
+  mutating func adopt(_ list: [HandedConnection]) {
+    for connection in list { connections.adopt(connection, &ring.ring, now: now) }
   }
 
   /// Turns until the volume is shut down.
@@ -85,6 +92,10 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
       case .device(let completion): volume.complete(completion)
       case .other(let completion): dispatch(completion)
       }
+    }
+    if state == .lettingGo {
+      if ring.pending == 0 { state = .over }
+      return
     }
     connections.pumpAll(&ring.ring, now: now)
     submitRequests()
@@ -118,6 +129,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
       if completion.result > 0 { signalled() }
     case Connections.Kind.mailbox:
       if parts.mailbox.isShutdownWanted { beginShutdown("the control socket") }
+      if parts.mailbox.isHandoverWanted { beginHandover() }
       if parts.mailbox.isSnapshotWanted {
         nextTick = min(nextTick, lastPublished + Milliseconds(200))
       }
@@ -184,7 +196,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
 
   private mutating func signalled() {
     let number = SignalDescriptor.number(in: parts.messages)
-    if state == .serving {
+    if state == .serving || state == .handingOver {
       beginShutdown("signal \(number)")
     } else if state == .draining {
       // Asked twice: wait for no client any more.
@@ -240,10 +252,11 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   // MARK: The end
 
   private mutating func beginShutdown(_ cause: String) {
-    guard state == .serving else { return }
+    guard state == .serving || state == .handingOver else { return }
     parts.logger.notice("shutting down: asked for by \(cause)")
     parts.configuration.tell(.stopping)
     state = .draining
+    connections.isResting = false
     drainDeadline = now + Milliseconds(parts.configuration.drainMilliseconds)
     for (index, listener) in parts.listeners.enumerated() {
       ring.ring.cancel(
@@ -254,8 +267,38 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     connections.leaveAll(&ring.ring)
   }
 
+  /// A successor asks for everything: no more is accepted, and connections come to rest. What still
+  /// waits to be accepted waits for the successor.
+  private mutating func beginHandover() {
+    guard state == .serving else { return }
+    parts.logger.notice("a successor takes over")
+    state = .handingOver
+    drainDeadline = now + Milliseconds(min(5000, parts.configuration.drainMilliseconds))
+    nextTick = now
+    for index in isArmed.indices where isArmed[index] {
+      ring.ring.cancel(
+        OperationTag(kind: Connections.Kind.accept, slot: UInt32(index)),
+        OperationTag(kind: OperationTag.ignored))
+    }
+    connections.beginHandover(&ring.ring)
+  }
+
+  /// handing over ─ all at rest ─► letting go ─ no device operation in flight ─► over. The volume
+  /// is left as a kill leaves it: that is quicker than emptying the log; the successor recovers.
+  private mutating func handOverFurther() {
+    nextTick = now + Milliseconds(50)
+    if let deadline = drainDeadline, !(now < deadline) {
+      drainDeadline = nil
+      connections.closeRestless(&ring.ring)
+    }
+    guard connections.areAtRest(&ring.ring), !isArmed.contains(true) else { return }
+    handed = connections.takeAll(&ring.ring)
+    state = .lettingGo
+  }
+
   /// draining ─ no connection left ─► stopping ─ the volume is shut down ─► over
   private mutating func shutDownFurther() {
+    if state == .handingOver { handOverFurther() }
     if state == .draining {
       if let deadline = drainDeadline, !(now < deadline) {
         drainDeadline = nil

@@ -41,6 +41,7 @@ package final class Mailbox: Sendable {
   private let published = Mutex(ServerSnapshot())
   private let wantsSnapshot = Atomic<Bool>(false)
   private let wantsShutdown = Atomic<Bool>(false)
+  private let wantsHandover = Atomic<Bool>(false)
   let wakeUp: WakeUp
 
   package init() throws(SystemError) { wakeUp = try WakeUp() }
@@ -63,10 +64,17 @@ package final class Mailbox: Sendable {
     wakeUp.signal()
   }
 
+  /// Asks the server to bring its connections to rest and give them out.
+  package func requestHandover() {
+    wantsHandover.store(true, ordering: .releasing)
+    wakeUp.signal()
+  }
+
   // The loop's side.
 
   func publish(_ snapshot: ServerSnapshot) { published.withLock { $0 = snapshot } }
   var isSnapshotWanted: Bool { wantsSnapshot.load(ordering: .acquiring) }
   func snapshotTaken() { wantsSnapshot.store(false, ordering: .releasing) }
   var isShutdownWanted: Bool { wantsShutdown.load(ordering: .acquiring) }
+  var isHandoverWanted: Bool { wantsHandover.load(ordering: .acquiring) }
 }

@@ -34,7 +34,9 @@ import VolumeEngine
 /// ready ─► its reply is in a send. Its pieces: filling (WRITE) ─► queued ─► submitted ─► done ─►
 /// sent ─► released, or reused for the next part of a long READ.
 ///
-/// The server: serving ─ signal, control ─► draining ─ no connection ─► stopping ─ clean ─► over.
+/// The server: serving ─ signal, control ─► draining ─ no connection ─► stopping ─ clean ─► over;
+/// or serving ─ a successor asks ─► handing over ─ connections at rest, taken out ─► letting
+/// go ─ no device operation in flight ─► over.
 ///
 /// Invariants:
 /// - S1: a slot's phase goes round as above; a connection is closed once.
@@ -47,19 +49,24 @@ import VolumeEngine
 /// - S6: a hang-up is looked at before the bytes that came with it are consumed.
 /// - S7: who finds no piece or memory waits; who holds one gives it back once.
 /// - S8: what waits, waits in a queue; nothing spins.
+/// - S10: a connection that is handed over is at rest: all that was begun is answered and sent,
+///   none of its operations is in the ring, and every byte received is consumed or goes with it.
 /// - S9: memory is cut up at the start; a turn allocates nothing while requests flow.
 package enum Server {
-  /// Serves until it is shut down by a signal, `Mailbox.requestShutdown`, or twice a signal
-  /// (which waits for no client), on the calling thread. Returns when the volume is clean.
+  /// Serves, on the calling thread, until it is shut down or a successor asks for its connections
+  /// (`Mailbox.requestHandover`). It is shut down by a signal, by `Mailbox.requestShutdown`, or
+  /// twice by a signal, which waits for no client. It begins with the connections in `handed`.
   ///
-  /// `listeners` are closed by it; with `removesPaths` names of unix sockets go, too.
-  /// `clientMemory` is at least `Connections.leastMemory` bytes on a page boundary, zero-filled.
+  /// On a shutdown `listeners` are closed; with `removesPaths` names of unix sockets go, too. A
+  /// handover leaves them. `clientMemory` is at least `Connections.leastMemory` bytes on a page
+  /// boundary, zero-filled.
+  @discardableResult
   package static func serve<Volume: ServedVolume & ~Copyable>(
     _ configuration: ServerConfiguration, volume: consuming Volume, devices: DeviceSet,
     listeners: [Listener], signals: SignalDescriptor,
     clientMemory: UnsafeMutableRawBufferPointer, registered: [RegisteredMemory] = [],
-    removesPaths: Bool = true, mailbox: Mailbox, logger: Logger
-  ) throws(ServerError) {
+    removesPaths: Bool = true, handed: [HandedConnection] = [], mailbox: Mailbox, logger: Logger
+  ) throws(ServerError) -> ServerOutcome {
     guard clientMemory.count >= Connections.leastMemory else {
       throw ServerError(
         description: "The memory for clients is \(clientMemory.count >> 20) MiB; "
@@ -98,7 +105,19 @@ package enum Server {
     for listener in listeners { logger.notice("serving on \(listener.address)") }
     var loop = Loop(
       parts, volume: volume, ring: DeviceRing(ring, devices), connections: connections)
+    loop.adopt(handed)
     loop.run()
+    if let connections = loop.handed { return .handedOver(connections) }
     logger.notice("stopped cleanly")
+    return .stopped
   }
+}
+
+/// How serving ended.
+package enum ServerOutcome {
+  /// The volume is clean.
+  case stopped
+  /// The volume is as after a kill: nothing that was answered is missing. The connections are at
+  /// rest; their descriptors are the caller's now, and so are the listeners.
+  case handedOver([HandedConnection])
 }

@@ -37,6 +37,8 @@ package enum ServerNews: Sendable {
   case alive
   /// A shutdown has begun.
   case stopping
+  /// Another process serves now.
+  case replaced(by: Int32)
 }
 
 /// Memory that device operations use: held by the kernel for the ring's life.

@@ -40,6 +40,8 @@ struct Transaction: Linked {
   /// The status chunk's descriptors.
   var descriptors = 0
   var context: UInt32 = 0
+  /// A status: contexts whose chunks are still to come, as bits of the session's selection.
+  var contextsLeft: UInt16 = 0
 
   var end: UInt64 { offset + length }
 

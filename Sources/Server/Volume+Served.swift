@@ -16,15 +16,16 @@ extension Volume: ServedVolume {
 
 extension Server {
   /// `serve` for the engine's volume: one compiled form of the loop, without the seam's cost.
+  @discardableResult
   package static func run(
     _ configuration: ServerConfiguration, volume: consuming Volume, devices: DeviceSet,
     listeners: [Listener], signals: SignalDescriptor,
     clientMemory: UnsafeMutableRawBufferPointer, registered: [RegisteredMemory] = [],
-    removesPaths: Bool = true, mailbox: Mailbox, logger: Logger
-  ) throws(ServerError) {
+    removesPaths: Bool = true, handed: [HandedConnection] = [], mailbox: Mailbox, logger: Logger
+  ) throws(ServerError) -> ServerOutcome {
     try serve(
       configuration, volume: volume, devices: devices, listeners: listeners, signals: signals,
       clientMemory: clientMemory, registered: registered, removesPaths: removesPaths,
-      mailbox: mailbox, logger: logger)
+      handed: handed, mailbox: mailbox, logger: logger)
   }
 }

@@ -11,6 +11,8 @@ package protocol PlacementPolicy: AnyObject {
     _ extent: ExtentIndex, bytes: Int, requestBytes: Int, isWrite: Bool, now: Instant)
   /// A client asked that the extent be near (NBD CACHE).
   func noteWanted(_ extent: ExtentIndex, now: Instant)
+  /// Visits of the extent, as far as they still count: for people who ask.
+  func heat(of extent: ExtentIndex, now: Instant) -> Double
   /// Where an extent that is written home now should live; `current` is nil when it has no home.
   func preferredTier(
     for extent: ExtentIndex, current: TierIndex?, tiers: borrowing TierOccupancy, now: Instant

@@ -28,6 +28,10 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   // The write path
   /// Read-modify-write does not look the block up again at staging.
   case modifyWithoutSecondLook
+  /// What comes while an overlapping write is still being prepared does not wait for it.
+  case overlapsUnordered
+  /// Who leaves the queue's head to read something comes back at its end.
+  case leaverComesBackLast
   /// The reply to a FUA write does not wait for the watermark.
   case durableNotAwaited
   /// A tombstone older than a data entry hides it.

@@ -42,6 +42,14 @@ struct WaiterLinks: ~Copyable {
     list.last = w.rawValue
   }
 
+  mutating func prepend(_ w: Waiter, to list: inout WaiterList) {
+    invariant(!waiting[Int(w.rawValue)], "W1: a waiter is in one list only")
+    waiting[Int(w.rawValue)] = true
+    next[Int(w.rawValue)] = list.first
+    if list.first < 0 { list.last = w.rawValue }
+    list.first = w.rawValue
+  }
+
   mutating func popFirst(_ list: inout WaiterList) -> Waiter? {
     guard list.first >= 0 else { return nil }
     let w = list.first

@@ -75,6 +75,7 @@ package struct Volume: ~Copyable {
   var replyTail = 0
 
   // Admission.
+  var arrivals: Arrivals
   var queued = WaiterList()
   var flushing = WaiterList()
   var admission = Admission()
@@ -108,9 +109,8 @@ package struct Volume: ~Copyable {
     requests[r].request = request
     switch request.kind {
     case .read: beginRead(r)
-    case .write: beginWrite(r)
+    case .write, .trim, .writeZeroes: arrive(r)
     case .flush: beginFlush(r)
-    case .trim, .writeZeroes: beginZero(r)
     case .cache: beginCache(r)
     case .blockStatus: beginStatus(r)
     }
@@ -183,6 +183,8 @@ package struct Volume: ~Copyable {
     invariant(requests[r].pending == 0, "V1: a request is answered when its pieces have ended")
     releasePartial(r)
     if requests[r].placed != 0 { releasePlaced(r) }
+    if arrivals.absent == Int32(r) { arrivals.absent = -1 }
+    depart(r)
     replies[replyTail & (Pools.replies - 1)] = VolumeReply(
       cookie: requests[r].request.cookie, result: result,
       descriptorCount: requests[r].descriptors, errorOffset: requests[r].errorOffset)
@@ -211,6 +213,7 @@ package struct Volume: ~Copyable {
     case .reading:
       if requests[r].request.kind == .read { advanceRead(r) } else { advancePartial(r) }
     case .walking: advanceStatus(r)
+    case .behind: begin(r)
     case .queued, .flushing, .placing, .free:
       invariant(false, "W1: only a request that waits is woken")
     }

@@ -30,6 +30,21 @@ package struct RequestFlags: OptionSet, Sendable, BitwiseCopyable {
   package static let oneDescriptor = RequestFlags(rawValue: 8)
 }
 
+/// What a `blockStatus` tells of each piece, as `StatusDescriptor.flags`.
+package enum StatusView: UInt8, Sendable, BitwiseCopyable {
+  /// Bit 0: hole (nothing allocated). Bit 1: reads as zeros. As NBD's `base:allocation`.
+  case allocation
+  /// 0: nothing allocated; 1: allocated here. As QEMU's `qemu:allocation-depth`.
+  case depth
+  /// 0: no data; 1 and up: on that tier, the first is 1; `StatusView.log`: in the write log.
+  case tier
+  /// Visits, halved with each half-life, whole ones: what the policy goes by.
+  case heat
+
+  /// The value of `tier` for data in the write log, which lies on the first tier.
+  package static var log: UInt64 { 255 }
+}
+
 /// One request. The server validates it (range, length limits) before the engine sees it.
 package struct VolumeRequest: Sendable, BitwiseCopyable {
   package var kind: RequestKind
@@ -48,6 +63,8 @@ package struct VolumeRequest: Sendable, BitwiseCopyable {
   nonisolated(unsafe) package var holes: UnsafeMutablePointer<UInt64>?
   /// `blockStatus`: how many descriptors fit at `memory`.
   package var descriptorCapacity: UInt32
+  /// `blockStatus`: what is asked.
+  package var view = StatusView.allocation
   /// Given back with the reply; opaque to the engine.
   package var cookie: UInt64
 
@@ -106,7 +123,7 @@ package struct VolumeReply: Sendable, BitwiseCopyable {
 package struct StatusDescriptor: Sendable, Equatable {
   /// Bytes.
   package var length: UInt64
-  /// Bit 0: hole (nothing allocated). Bit 1: reads as zeros. As NBD's `base:allocation`.
+  /// What `StatusView` says.
   package var flags: UInt64
   package init(length: UInt64, flags: UInt64) {
     self.length = length

@@ -1,8 +1,10 @@
+import Administration
 import ArgumentParser
 import Configuration
 import Glibc
 import Logging
 import RingIO
+import Server
 
 struct ServeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -13,6 +15,11 @@ struct ServeCommand: ParsableCommand {
       serves. Devices that do not belong together, are swapped, truncated or owned by another \
       process are refused by name. A stop waits for clients and leaves a clean pool; a second \
       signal does not wait for them. A kill loses nothing that was acknowledged.
+
+      With --takeover the server that runs with this configuration is replaced: this process takes \
+      its listening sockets and its clients' connections, and they go on as if nothing had \
+      happened. When it cannot start, the running server goes on. Encrypted connections cannot \
+      be handed over; their clients connect again.
 
       Exit status: 0 stopped in order; 2 refused to start, or failed.
       """)
@@ -25,6 +32,9 @@ struct ServeCommand: ParsableCommand {
       lost; the volume goes on from what the devices hold.
       """)
   var acceptLostRing = false
+
+  @Flag(help: "Replace the running server, without its clients noticing.")
+  var takeover = false
 
   /// What the log leaves out.
   enum LogLevel: String, ExpressibleByArgument, CaseIterable {
@@ -42,9 +52,41 @@ struct ServeCommand: ParsableCommand {
     try carryOut {
       let logger = Logger(label: "thermocline") { _ in LogLines(level: logLevel.level) }
       let configuration = try PoolConfiguration.read(file: configurationOption.file)
-      let served = try ServedPool(
-        configuration, acceptLostRing: acceptLostRing, logger: logger)
-      try served.serve(signals: signals)
+      var handed: Handover? = nil
+      var predecessor: HandoverChannel? = nil
+      if takeover {
+        // What can be wrong with the configuration is found out while the other one still serves.
+        _ = try configuration.makeCredentials()
+        let channel = HandoverChannel(
+          try ControlClient.takeover(socket: ControlSocket.path(for: configuration)))
+        handed = try channel.take()
+        predecessor = channel
+      }
+      while true {
+        let outcome = try serveOnce(configuration, signals, handed, predecessor, logger)
+        guard case .handedOver(let all, let successor) = outcome else { return }
+        let tell = ServiceManager.makeTeller()
+        let process = successor.peerProcess
+        if successor.give(all, logger) {
+          tell(.replaced(by: process))
+          return logger.notice("process \(process) serves in this one's place")
+        }
+        successor.close()
+        handed = all
+        predecessor = nil
+      }
+    }
+  }
+
+  /// Everything of the pool is let go of when it returns.
+  private func serveOnce(
+    _ configuration: PoolConfiguration, _ signals: SignalDescriptor, _ handed: Handover?,
+    _ predecessor: HandoverChannel?, _ logger: Logger
+  ) throws -> ServedOutcome {
+    let served = try ServedPool(configuration, acceptLostRing: acceptLostRing, logger: logger)
+    return try served.serve(signals: signals, handed) {
+      try predecessor?.confirm()
+      predecessor?.close()
     }
   }
 }

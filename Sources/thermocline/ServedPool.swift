@@ -8,6 +8,7 @@ import Logging
 import Rebalancing
 import RingIO
 import Server
+import Synchronization
 import VolumeEngine
 
 extension Rebalancer: PlacementPolicy {}
@@ -42,8 +43,11 @@ final class ServedPool {
     self.options = options
   }
 
-  /// Serves until it is told to stop.
-  func serve(signals: SignalDescriptor) throws {
+  /// Serves until it is told to stop, or a successor asks for what `Handover` has. With one of
+  /// these it goes on where another server was; `mayServe` is asked when the pool is open.
+  func serve(
+    signals: SignalDescriptor, _ handed: Handover?, mayServe: () throws -> Void
+  ) throws -> ServedOutcome {
     let staging = try makeStaging()
     let region = try MemoryRegion(size: plan.arenaBytes, populated: true, hugePages: true)
     // SAFETY: the region outlives volume and loop, which are gone when `Server.run` returns.
@@ -63,17 +67,40 @@ final class ServedPool {
     }
     staging.forgetOldRings()
 
-    let inherited = try ServiceManager.inheritedListeners(
-      allowsRemote: configuration.allowsRemote)
+    let inherited = handed == nil
+      ? try ServiceManager.inheritedListeners(allowsRemote: configuration.allowsRemote) : []
     if !inherited.isEmpty {
       logger.notice("the service manager's sockets are served in place of those under [listen]")
     }
-    let listeners = inherited.isEmpty ? try makeListeners() : inherited
+    let server = try makeConfiguration()
+    try mayServe()
+    let listeners = try handed?.listeners ?? (inherited.isEmpty ? makeListeners() : inherited)
     let mailbox = try Mailbox()
+    let successor = Successor()
     let control = try ControlServer(
-      path: try ControlSocket.path(for: configuration), answer: makeAnswer(mailbox))
+      path: try ControlSocket.path(for: configuration),
+      takeover: { successor.offer($0, mailbox) }, answer: makeAnswer(mailbox))
     control.start()
     defer { control.stop() }
+    var registered = [RegisteredMemory(region.bytes, name: "the server's memory")]
+    if let ring = staging.current { registered.append(RegisteredMemory(ring, name: "the ring")) }
+    let outcome = try Server.run(
+      server, volume: volume, devices: pool.devices.devices, listeners: listeners,
+      signals: signals, clientMemory: clients, registered: registered,
+      removesPaths: inherited.isEmpty, handed: handed?.connections ?? [], mailbox: mailbox,
+      logger: logger)
+    // The region's pages belong to the loop until here.
+    withExtendedLifetime(region.base) {}
+    switch outcome {
+    case .stopped: return .stopped
+    case .handedOver(let connections):
+      guard let socket = successor.socket else { return .stopped }
+      return .handedOver(
+        Handover(listeners: listeners, connections: connections), HandoverChannel(socket))
+    }
+  }
+
+  private func makeConfiguration() throws -> ServerConfiguration {
     var server = ServerConfiguration(
       volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
     server.limits.take(configuration.limits)
@@ -83,14 +110,7 @@ final class ServedPool {
     server.isRotational = (0..<pool.devices.count).allSatisfy {
       pool.devices.geometry(of: DeviceIndex($0)).isRotational
     }
-    var registered = [RegisteredMemory(region.bytes, name: "the server's memory")]
-    if let ring = staging.current { registered.append(RegisteredMemory(ring, name: "the ring")) }
-    try Server.run(
-      server, volume: volume, devices: pool.devices.devices, listeners: listeners,
-      signals: signals, clientMemory: clients, registered: registered,
-      removesPaths: inherited.isEmpty, mailbox: mailbox, logger: logger)
-    // The region's pages belong to the loop until here.
-    withExtendedLifetime(region.base) {}
+    return server
   }
 
   /// The store of staging rings. A configured directory that cannot be used is refused; without
@@ -144,6 +164,30 @@ final class ServedPool {
         return (500, Array(#"{"error":"status cannot be encoded"}"#.utf8))
       }
     }
+  }
+}
+
+/// How serving ended.
+enum ServedOutcome {
+  case stopped
+  case handedOver(Handover, HandoverChannel)
+}
+
+/// The one successor that has asked, known to the control socket's thread and to who waits for it.
+private final class Successor: Sendable {
+  private let asked = Mutex<Int32?>(nil)
+
+  var socket: Int32? { asked.withLock { $0 } }
+
+  /// Takes a successor's socket, unless one has asked already.
+  func offer(_ socket: Int32, _ mailbox: Mailbox) -> Bool {
+    let isFirst = asked.withLock { known in
+      guard known == nil else { return false }
+      known = socket
+      return true
+    }
+    if isFirst { mailbox.requestHandover() }
+    return isFirst
   }
 }
 

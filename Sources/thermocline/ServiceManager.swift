@@ -14,6 +14,7 @@ enum ServiceManager {
       switch news {
       case .serving: sd_notify(0, "READY=1\nSTATUS=Serving.")
       case .alive: if isWatched { sd_notify(0, "WATCHDOG=1") }
+      case .replaced(let process): sd_notify(0, "MAINPID=\(process)")
       case .stopping: sd_notify(0, "STOPPING=1\nSTATUS=Waits for clients, then empties the log.")
       }
     }

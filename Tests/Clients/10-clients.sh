@@ -85,6 +85,54 @@ a.shutdown()
 b.shutdown()
 PYTHON
 
+if ours; then
+say "all contexts at once: what is mapped, how deep, on which tier, how hot"
+/usr/bin/python3 - "$uri" <<'PYTHON'
+import nbd, sys
+names = ["base:allocation", "qemu:allocation-depth", "x-thermocline:tier", "x-thermocline:heat"]
+h = nbd.NBD()
+for name in names:
+    h.add_meta_context(name)
+h.connect_uri(sys.argv[1])
+assert all(h.can_meta_context(name) for name in names)
+size = h.get_size()
+base = size - (16 << 20)
+h.trim(16 << 20, base)
+h.pwrite(b"x" * (1 << 20), base + (1 << 20))
+h.zero(1 << 20, base + (3 << 20), nbd.CMD_FLAG_NO_HOLE)
+for _ in range(3):
+    h.pread(4096, base + (1 << 20))
+found = {}
+
+
+def heard(name, offset, entries, error):
+    assert offset == base and name not in found, name
+    pieces, at = [], 0
+    for length, flags in zip(entries[::2], entries[1::2]):
+        pieces.append((at >> 20, (at + length) >> 20, flags))
+        at += length
+    assert at <= 16 << 20
+    found[name] = pieces
+
+
+h.block_status(16 << 20, base, heard)
+assert sorted(found) == sorted(names), found
+assert found[names[0]] == [(0, 1, 3), (1, 2, 0), (2, 3, 3), (3, 4, 2), (4, 16, 3)], found
+assert found[names[1]] == [(0, 1, 0), (1, 2, 1), (2, 3, 0), (3, 4, 1), (4, 16, 0)], found
+assert [p[:2] for p in found[names[2]]] == [(0, 1), (1, 2), (2, 16)], found
+assert found[names[2]][1][2] in (1, 255), found
+assert found[names[3]][0][1] <= 16 and all(p[2] < 100 for p in found[names[3]]), found
+# A request of one descriptor has one for each context.
+found = {}
+h.block_status(16 << 20, base, heard, nbd.CMD_FLAG_REQ_ONE)
+assert all(len(found[name]) == 1 for name in names), found
+h.trim(16 << 20, base)
+h.shutdown()
+PYTHON
+nbdinfo --map=x-thermocline:tier "$uri" >"$work/tiers.txt"
+grep -Eq " (1|255)\b" "$work/tiers.txt" || fail "no tier: $(cat "$work/tiers.txt")"
+fi
+
 say "fio writes and verifies"
 fio --name=verify --ioengine=nbd --uri="$uri" --thread=1 --rw=randrw --bsrange=512-128k \
   --bs_unaligned=1 --offset=640m --size=128m --io_size=128m --iodepth=32 --verify=crc32c \

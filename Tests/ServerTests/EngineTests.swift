@@ -67,10 +67,11 @@ private final class FilePool: Sendable {
     defer { signals.close() }
     let clientMemory = UnsafeMutableRawBufferPointer(start: clients, count: plan.clientBytes)
     if let control {
-      return try Server.serve(
+      try Server.serve(
         configuration, volume: CountedVolume(volume: volume, control: control), devices: set,
         listeners: listeners, signals: signals, clientMemory: clientMemory, mailbox: mailbox,
         logger: TestServer.logger)
+      return
     }
     try Server.run(
       configuration, volume: volume, devices: set, listeners: listeners, signals: signals,
@@ -122,6 +123,7 @@ private final class FirstTier: PlacementPolicy {
     _ extent: ExtentIndex, bytes: Int, requestBytes: Int, isWrite: Bool, now: Instant
   ) {}
   func noteWanted(_ extent: ExtentIndex, now: Instant) {}
+  func heat(of extent: ExtentIndex, now: Instant) -> Double { 0 }
   func preferredTier(
     for extent: ExtentIndex, current: TierIndex?, tiers: borrowing TierOccupancy, now: Instant
   ) -> TierIndex { TierIndex(0) }

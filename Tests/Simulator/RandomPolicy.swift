@@ -30,6 +30,7 @@ final class RandomPolicy: PlacementPolicy {
   ) {}
 
   func noteWanted(_ extent: ExtentIndex, now: Instant) {}
+  func heat(of extent: ExtentIndex, now: Instant) -> Double { 0 }
 
   func preferredTier(
     for extent: ExtentIndex, current: TierIndex?, tiers: borrowing TierOccupancy, now: Instant

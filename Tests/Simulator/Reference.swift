@@ -8,7 +8,8 @@ import Base
 /// and `end` (its reply came out); its place in the acknowledged order lies between the two.
 ///
 /// - O1: a read may return any candidate that was not dropped when the read was issued.
-/// - O2: the reply to a write drops all candidates that had ended before the write was issued.
+/// - O2: the reply to a write drops all candidates that were issued before it: what touches the
+///   same blocks takes effect in the order in which it came.
 /// - O3: a read that returns x drops the others that had ended before the read was issued: no
 ///   later read may go back to them.
 /// - O4: a kill brings back nothing that an acknowledged write dropped (C1).
@@ -127,7 +128,7 @@ final class Reference {
       while at != 0 && settled < Reference.settledRun {
         let other = Int(nodes[Int(at)].version)
         settled = nodes[Int(at)].isHard ? settled + 1 : 0
-        if versions[other].end < issue {
+        if versions[other].issue < issue {
           if nodes[Int(at)].dropped == .max { nodes[Int(at)].dropped = now }
           nodes[Int(at)].isHard = true
         }

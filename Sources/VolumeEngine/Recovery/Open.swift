@@ -120,6 +120,7 @@ extension Volume {
     requests = arena.takeArray(of: RequestSlot.self, count: Pools.requests)
     pieces = arena.takeArray(of: ReadPiece.self, count: Pools.pieces)
     pieceCRCs = arena.takeArray(of: UInt32.self, count: Pools.pieces * Pools.pieceBlocks)
+    arrivals = Arrivals(in: &arena)
     pages = arena.take(Pools.pages << 12)
     pageLinks = arena.takeArray(of: Int32.self, count: Pools.pages)
     replies = arena.takeArray(of: VolumeReply.self, count: Pools.replies)

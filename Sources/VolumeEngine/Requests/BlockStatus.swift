@@ -1,8 +1,9 @@
 import Base
 import DiskFormat
 
-/// Block status: what is mapped, extent by extent. One answer covers at most 65,536 extents
-/// (4 GiB) of walking, so that a request over a large volume never holds the loop; clients ask on.
+/// Block status: what is mapped, where it is, or how hot, extent by extent. One answer covers at
+/// most 65,536 extents (4 GiB) of walking, so that a request over a large volume never holds the
+/// loop; clients ask on.
 extension Volume {
   private static var walkLimit: UInt64 { 65536 }
 
@@ -17,6 +18,7 @@ extension Volume {
     let q = requests[r].request
     let end = q.offset + q.length
     let last = (end - 1) >> 12
+    let view = q.view
     var record = RecordMemory()
     let limit = (q.offset >> 16) + Volume.walkLimit
     while requests[r].cursor <= last {
@@ -24,18 +26,19 @@ extension Volume {
       if block.extent.rawValue >= limit, requests[r].descriptors > 0 { break }
       var count = 1
       let flags: UInt64
-      if isUntouched(block, last) {
+      if view == .heat {
+        count = Size.blocksPerExtent - block.inExtent
+        flags = UInt64(policy.heat(of: block.extent, now: now))
+      } else if isUntouched(block, last) {
         count = Size.blocksPerExtent
-        flags = StatusDescriptor.hole | StatusDescriptor.zero
+        flags = value(.hole, view)
       } else {
-        switch resolve(block, &record) {
-        case .hole: flags = StatusDescriptor.hole | StatusDescriptor.zero
-        case .zero: flags = StatusDescriptor.zero
-        case .ring, .logDevice, .slot, .lost, .failed: flags = 0
-        case .wait(let frame):
+        let source = resolve(block, &record)
+        if case .wait(let frame) = source {
           wait(Waiter(rawValue: Int32(r)), for: frame)
           return
         }
+        flags = value(source, view)
       }
       let start = max(q.offset, block.rawValue << 12)
       let stop = min(end, (block.rawValue + UInt64(count)) << 12)
@@ -43,6 +46,33 @@ extension Volume {
       requests[r].cursor += UInt64(count)
     }
     reply(r, .done)
+  }
+
+  /// What a view says of a block.
+  private func value(_ source: BlockSource, _ view: StatusView) -> UInt64 {
+    switch source {
+    case .hole: view == .allocation ? StatusDescriptor.hole | StatusDescriptor.zero : 0
+    case .zero:
+      switch view {
+      case .allocation: StatusDescriptor.zero
+      case .depth: 1
+      case .tier, .heat: 0
+      }
+    case .slot(let slot, _):
+      switch view {
+      case .tier: UInt64(allocator.tier(slot.device).rawValue) + 1
+      case .depth: 1
+      case .allocation, .heat: 0
+      }
+    case .ring, .logDevice:
+      switch view {
+      case .tier: StatusView.log
+      case .depth: 1
+      case .allocation, .heat: 0
+      }
+    // Data was there, and cannot be read.
+    case .lost, .failed, .wait: view == .depth ? 1 : 0
+    }
   }
 
   /// A whole extent that neither the log nor the table knows: seen without sixteen look-ups.

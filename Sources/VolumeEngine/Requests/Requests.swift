@@ -15,6 +15,8 @@ struct RequestSlot {
     case walking
     /// Whole extents are being written straight to slots.
     case placing
+    /// Waits for an earlier request that touches the same blocks.
+    case behind
   }
 
   var request = VolumeRequest(.flush, cookie: 0)
@@ -23,6 +25,8 @@ struct RequestSlot {
   var attempts: UInt8 = 0
   var needsRetry = false
   var hasWaitedForSpace = false
+  /// Stands in `Arrivals`.
+  var isArriving = false
   /// The next block to look up, stage or describe.
   var cursor: UInt64 = 0
   /// Pieces in flight.
@@ -137,7 +141,7 @@ enum Pools {
       + Arena.cost(pieces * pieceBlocks * 4) + Arena.cost(pages << 12) + Arena.cost(pages * 4)
       + Arena.cost(replies * MemoryLayout<VolumeReply>.stride)
       + Arena.cost(orders * MemoryLayout<DeviceOperation>.stride)
-      + WaiterLinks.bytes(count: waiters)
+      + WaiterLinks.bytes(count: waiters) + Arrivals.bytes
   }
 }
 

@@ -47,7 +47,13 @@ extension Volume {
 
   mutating func enqueue(_ r: Int) {
     requests[r].state = .queued
-    waiters.append(Waiter(rawValue: Int32(r)), to: &queued)
+    if arrivals.absent == Int32(r) {
+      arrivals.absent = -1
+      waiters.prepend(Waiter(rawValue: Int32(r)), to: &queued)
+    } else {
+      waiters.append(Waiter(rawValue: Int32(r)), to: &queued)
+    }
+    depart(r)
     pumpQueue()
   }
 
@@ -65,7 +71,7 @@ extension Volume {
 
   /// Stages queued requests in order, as far as space and back-pressure allow.
   mutating func pumpQueue() {
-    while queued.first >= 0 {
+    while queued.first >= 0, arrivals.absent < 0 {
       let r = Int(queued.first)
       let isWrite = requests[r].request.kind == .write
       let logged = isWrite ? bytesToLog(r) : 0
@@ -162,10 +168,9 @@ extension Volume {
     return UnsafeRawPointer(page(p.page))
   }
 
-  /// The head of the queue has to read something first: it comes back at the end.
+  /// The head of the queue has to read something first.
   private mutating func leaveQueue(_ r: Int) -> Staging {
-    _ = waiters.popFirst(&queued)
-    requests[r].state = .reading
+    leaveHead(r)
     for side in 1...2 {
       var p = partial(r, side)
       guard p.page >= 0 else { continue }
@@ -274,9 +279,15 @@ extension Volume {
     return isKept && isWithinDevice(record.home) ? 0 : allocator.slotsPerExtent
   }
 
-  mutating func waitOutsideQueue(_ r: Int, _ frame: FrameIndex) -> Staging {
+  /// The head of the queue leaves, and will come back to it (Q5).
+  private mutating func leaveHead(_ r: Int) {
     _ = waiters.popFirst(&queued)
     requests[r].state = .reading
+    if !planted(.leaverComesBackLast) { arrivals.absent = Int32(r) }
+  }
+
+  mutating func waitOutsideQueue(_ r: Int, _ frame: FrameIndex) -> Staging {
+    leaveHead(r)
     wait(Waiter(rawValue: Int32(r)), for: frame)
     return .left
   }

@@ -1,0 +1,140 @@
+import Base
+import Glibc
+package import NBDProtocol
+import RingIO
+
+/// A connection on its way to another server process. Its socket is quiet: no request is under way,
+/// nothing is half sent, and what was received but not looked at is in `window`.
+package struct HandedConnection: Codable, Sendable {
+  /// The socket; not part of what is encoded.
+  package var descriptor: Int32 = -1
+  package var isTCP: Bool
+  package var negotiated: Negotiated
+  /// Received bytes that were not consumed: less than a request's header, a part of an option, or
+  /// requests that were not begun.
+  package var window: [UInt8]
+
+  private enum CodingKeys: CodingKey { case isTCP, negotiated, window }
+}
+
+/// Handing over: connections come to rest and leave; or come from another server, and go on.
+///
+///     serving ─ beginHandover ─► each connection: requests under way are finished, no new one is
+///       begun ─► its receive and its poll are cancelled ─► at rest ─► takeAll
+///
+/// A WRITE whose payload has begun is received to its end. Encrypted connections cannot leave:
+/// their keys are GnuTLS's. They are closed, and their clients connect again.
+extension Connections {
+  /// The kernel's result of an operation that was cancelled.
+  static var cancelled: Int { -Int(ECANCELED) }
+
+  /// Begins to bring all connections to rest.
+  mutating func beginHandover(_ ring: inout Ring) {
+    isResting = true
+    for index in 0..<Int32(connectionCapacity) {
+      let c = connections + Int(index)
+      switch c.pointee.phase {
+      case .free, .closing: continue
+      case .handshake, .transmission:
+        if c.pointee.wire != .plain {
+          close(index, .notHandedOver, &ring)
+        } else if c.pointee.receiving == .window && c.pointee.incoming < 0 {
+          ring.cancel(tag(Kind.receive, index), OperationTag(kind: OperationTag.ignored))
+        }
+      }
+    }
+  }
+
+  /// Whether all connections are at rest; takes those that are off the ring on the way.
+  mutating func areAtRest(_ ring: inout Ring) -> Bool {
+    var areAtRest = true
+    for index in 0..<Int32(connectionCapacity) {
+      let c = connections + Int(index)
+      if c.pointee.phase == .free { continue }
+      guard isQuiet(c) else {
+        areAtRest = false
+        continue
+      }
+      guard c.pointee.isPolling else { continue }
+      areAtRest = false
+      if c.pointee.isPollCancelled { continue }
+      c.pointee.isPollCancelled = true
+      ring.cancel(tag(Kind.poll, index), OperationTag(kind: OperationTag.ignored))
+    }
+    return areAtRest
+  }
+
+  private func isQuiet(_ c: UnsafeMutablePointer<Connection>) -> Bool {
+    c.pointee.phase != .closing && c.pointee.transactions == 0 && !c.pointee.isSending
+      && c.pointee.receiving == .nothing && c.pointee.incoming < 0
+  }
+
+  /// Closes what does not come to rest: a client that stopped in the midst of a payload, or takes
+  /// no replies.
+  mutating func closeRestless(_ ring: inout Ring) {
+    for index in 0..<Int32(connectionCapacity) {
+      let c = connections + Int(index)
+      guard c.pointee.phase == .handshake || c.pointee.phase == .transmission, !isQuiet(c) else {
+        continue
+      }
+      close(index, .notHandedOver, &ring)
+    }
+  }
+
+  /// Takes all connections out, at rest as they are. Their descriptors are the caller's.
+  mutating func takeAll(_ ring: inout Ring) -> [HandedConnection] {
+    var handed: [HandedConnection] = []
+    for index in 0..<Int32(connectionCapacity) {
+      let c = connections + Int(index)
+      guard c.pointee.phase != .free else { continue }
+      invariant(isQuiet(c) && !c.pointee.isPolling, "S10: who leaves is at rest")
+      let negotiated =
+        c.pointee.phase == .transmission
+        ? c.pointee.session.negotiated(offer.export) : c.pointee.handshake.negotiated(offer)
+      ring.remove(files[Int(index)])
+      if let negotiated {
+        handed.append(
+          HandedConnection(
+            descriptor: c.pointee.descriptor, isTCP: c.pointee.isTCP, negotiated: negotiated,
+            window: Array(c.pointee.pending)))
+      } else {
+        Glibc.close(c.pointee.descriptor)
+      }
+      c.pointee.descriptor = -1
+      c.pointee.phase = .free
+      counters.connections -= 1
+      freeConnections.push(index, connections)
+    }
+    counters.handshaking = 0
+    return handed
+  }
+
+  /// Goes on with a connection of another server; closes it when it cannot.
+  mutating func adopt(_ handed: HandedConnection, _ ring: inout Ring, now: Instant) {
+    counters.accepted += 1
+    let session = Session(handed.negotiated, offer)
+    let handshake = Handshake(handed.negotiated, offer)
+    guard session != nil || handshake != nil, !freeConnections.isEmpty,
+      handed.window.count <= Connection.windowSize
+    else {
+      counters.refused += 1
+      if closings.count < 64 { closings.append((counters.accepted, .notHandedOver)) }
+      Glibc.close(handed.descriptor)
+      return
+    }
+    let index = take(handed.descriptor, isTCP: handed.isTCP, &ring, now: now)
+    let c = connections + Int(index)
+    if let handshake { c.pointee.handshake = handshake }
+    if let session {
+      c.pointee.session = session
+      c.pointee.phase = .transmission
+      counters.handshaking -= 1
+    }
+    handed.window.withUnsafeBytes {
+      guard let source = $0.baseAddress else { return }
+      c.pointee.window.copyMemory(from: source, byteCount: $0.count)
+    }
+    c.pointee.end = handed.window.count
+    toPump.insert(index)
+  }
+}

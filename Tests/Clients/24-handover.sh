@@ -1,0 +1,159 @@
+#!/bin/bash
+# Handover: under load a new process takes the running server's listening sockets and connections,
+# again and again; no client sees an error or connects again. A successor that cannot start, that
+# dies in the midst, or that never says a word leaves the old one serving.
+source "$(dirname "$0")/common.bash"
+bounded 240 "$@"
+ours || { say "only our server is asked"; exit 0; }
+
+tcp=127.0.0.1:$(python3 -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+volume_size=2GiB
+tier fast disk 1GiB
+tier slow disk2 3GiB
+format
+serve
+
+# takeover: a new process takes over; the old one must end with status 0.
+takeover() {
+  local old=$server
+  "$THERMOCLINE" serve --config "$config" --takeover "$@" >>"$work/server.log" 2>&1 &
+  server=$!
+  for _ in $(seq 600); do
+    kill -0 "$old" 2>/dev/null || break
+    sleep 0.05
+  done
+  ! kill -0 "$old" 2>/dev/null || fail "the old process is still there"
+  wait "$old" || fail "the old process's exit status is $?"
+  kill -0 "$server" || fail "the new process is gone"
+}
+
+# One client does nothing but hold on: before, between and after it writes and reads.
+coproc holder {
+  /usr/bin/python3 - "$uri" <<'PYTHON'
+import nbd, sys
+h = nbd.NBD()
+h.add_meta_context("base:allocation")
+h.add_meta_context("x-thermocline:tier")
+h.connect_uri(sys.argv[1])
+base = h.get_size() - (64 << 20)
+done = 0
+print("there", flush=True)
+with open("/dev/fd/3") as commands:
+    for line in commands:
+        data = bytes([done % 251 + 1]) * 65536
+        h.pwrite(data, base + done * 65536, nbd.CMD_FLAG_FUA)
+        done += 1
+        for i in range(done):
+            assert h.pread(65536, base + i * 65536) == bytes([i % 251 + 1]) * 65536, i
+        names = set()
+        h.block_status(65536, base, lambda name, offset, entries, error: names.add(name))
+        assert names == {"base:allocation", "x-thermocline:tier"}, names
+        print("ok", flush=True)
+h.shutdown()
+print("bye", flush=True)
+PYTHON
+} 3<&0
+heard() { local line; read -r -t 30 line <&"${holder[0]}" && [ "$line" = "$1" ] ||
+  fail "the client that holds on says: ${line:-nothing}"; }
+ask_holder() { echo go >&"${holder[1]}" && heard ok; }
+helpers+=("$holder_PID")
+heard there
+ask_holder
+
+say "ten handovers under load, on both kinds of address"
+fio --name=load --ioengine=nbd --uri="$uri" --thread=1 --rw=randrw --bsrange=512-256k \
+  --bs_unaligned=1 --iodepth=32 --size=256m --io_size=256m --rate=8m,8m \
+  --verify=crc32c --verify_fatal=1 --verify_state_save=0 --randrepeat=0 \
+  --output="$work/fio.txt" &
+fio_pid=$!
+helpers+=("$fio_pid")
+fio --name=tcp --ioengine=nbd --uri="nbd://$tcp" --thread=1 --rw=randwrite --bs=1m \
+  --iodepth=16 --offset=1g --size=256m --time_based=1 --runtime=15 --fsync=8 \
+  --output="$work/tcp.txt" &
+tcp_pid=$!
+helpers+=("$tcp_pid")
+sleep 1
+for i in $(seq 10); do
+  start=${EPOCHREALTIME/./}
+  takeover
+  say "handover $i: $(((${EPOCHREALTIME/./} - start) / 1000)) ms"
+  ask_holder
+  # A new client is let in by the same sockets.
+  [ "$(nbdinfo --size "nbd://$tcp")" = $((2 << 30)) ] || fail "a new client is not served"
+done
+wait "$fio_pid" || fail "fio saw it: $(tail -n 20 "$work/fio.txt")"
+wait "$tcp_pid" || fail "fio saw it: $(tail -n 20 "$work/tcp.txt")"
+if grep -q "could not be handed over" "$work/server.log"; then
+  fail "a connection was lost: $(grep "could not be" "$work/server.log")"
+fi
+[ "$(grep -c "serves in this one's place" "$work/server.log")" = 10 ] || fail "not ten handovers"
+
+say "clients that come in the midst of it, and in the midst of a handshake or of a payload"
+python3 - "$root/Tests/Wire" "$socket" "$work/sign" <<'PYTHON' &
+import os, socket, sys, time
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+path, sign = sys.argv[2:]
+late = Wire(path)
+half = Wire(path).go()
+data = os.urandom(1 << 20)
+whole = half.pack(WRITE, 0, len(data), cookie=7) + data
+half.send(whole[:1000])
+short = Wire(path).go()
+request = short.pack(READ, 0, 512, cookie=8)
+short.send(request[:9])
+open(sign, "w").close()
+for i in range(1, 20):
+    time.sleep(0.05)
+    half.send(whole[1000 * i:1000 * (i + 1)])
+half.send(whole[20000:])
+assert half.answer(0, cookie=7)[0] == "done"
+while not os.path.exists(sign + ".done"):
+    time.sleep(0.05)
+short.send(request[9:])
+assert short.answer(512, cookie=8)[0] == "done"
+late.go()
+assert late.call(READ, 0, 512) == "done"
+PYTHON
+peer=$!
+helpers+=("$peer")
+until [ -e "$work/sign" ]; do sleep 0.02; done
+takeover
+: >"$work/sign.done"
+wait "$peer" || fail "a client in the midst of something saw it"
+ask_holder
+
+say "a successor that cannot start, dies, or is silent: the old one goes on"
+old=$server
+sed 's/^memory = .*/memory = "4MiB"/' "$config" >"$work/wrong.toml"
+! "$THERMOCLINE" serve --config "$work/wrong.toml" --takeover >>"$work/server.log" 2>&1 ||
+  fail "it serves with 4 MiB"
+ask_holder
+# It knows too late: another pool's device.
+sed "s#\"$work/disk2\"#\"$work/disk3\"#" "$config" >"$work/wrong.toml"
+truncate -s 3G "$work/disk3"
+! "$THERMOCLINE" serve --config "$work/wrong.toml" --takeover >>"$work/server.log" 2>&1 ||
+  fail "it serves another pool"
+ask_holder
+grep -q "this server goes on" "$work/server.log" || fail "nothing was said"
+# A peer that asks, takes everything and hangs up.
+python3 - "$socket.control" <<'PYTHON'
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b"GET /takeover HTTP/1.1\r\nHost: x\r\n\r\n")
+s.recv(100)
+PYTHON
+ask_holder
+kill -0 "$old" || fail "the old process has ended"
+status .volume.name >/dev/null || fail "no status"
+takeover
+ask_holder
+
+say "a stop in order, and the pool is clean"
+exec {holder[1]}>&-
+heard bye
+stop_server
+[ ! -e "$socket" ] || fail "the socket's name was left"
+"$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"

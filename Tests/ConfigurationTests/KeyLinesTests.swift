@@ -25,4 +25,30 @@ import Testing
     #expect(mistake.line == line)
     #expect(mistake.found.contains("unknown key"))
   }
+
+  /// At each of these the parser would end the process.
+  @Test(arguments: [
+    ("[=]", 1), ("a = 1\n[\nvolume]", 2), ("[[.a]]", 1), ("[ # a\n]", 1), ("[[[a]]]", 1),
+    ("a = '''\n[='''\n\n[\"]\"]\n\t[ \t?]", 5), ("x = [}", 1), ("x = [[\n1, 2],\n}]", 3),
+    ("x = { y = [1, }", 1), ("x = [\n\u{2028}1]", 2), ("\u{feff}[=]", 1),
+  ] as [(String, Int)])
+  func findsWhatTheParserCannotBear(text: String, line: Int) throws {
+    let error = try #require(throws: ConfigurationError.self) {
+      try PoolConfiguration.parse(text, file: "f")
+    }
+    #expect(error.mistakes.map(\.line) == [line])
+    #expect(error.mistakes.first?.expected == "TOML")
+  }
+
+  @Test func deepNestingIsLeftToTheParser() throws {
+    for depth in [256, 257, 100_000] {
+      let text =
+        "x = " + String(repeating: "[", count: depth) + String(repeating: "]", count: depth)
+        + "\n[=]"
+      let error = try #require(throws: ConfigurationError.self) {
+        try PoolConfiguration.parse(text, file: "f")
+      }
+      #expect(error.mistakes.map(\.line) == [depth > 256 ? 1 : 2])
+    }
+  }
 }

@@ -1,0 +1,13 @@
+// The fuzzer's door to the decoders. Built with the fuzzer's runtime, which brings the main
+// function (see `run` beside this file), this is a program that looks for bytes which break a
+// decoder; built without it, an empty program.
+//
+// The first byte of an input chooses the decoder; the table is at `DecoderCheck`.
+
+import DecoderChecks
+
+/// One input: 0 when it was tried, -1 when its first byte names no decoder.
+@_cdecl("LLVMFuzzerTestOneInput")
+public func testOneInput(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> CInt {
+  DecoderCheck.run(UnsafeRawBufferPointer(start: bytes, count: count)) ? 0 : -1
+}

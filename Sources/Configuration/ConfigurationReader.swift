@@ -33,7 +33,8 @@ extension PoolConfiguration {
     if let line = lines.gap {
       throw ConfigurationError(mistakes: [
         ConfigurationMistake(
-          file: file, line: line, key: "", expected: "TOML", found: "neither a key nor a value where one must stand")
+          file: file, line: line, key: "", expected: "TOML",
+          found: "neither a key nor a value where one must stand")
       ])
     }
     let root: TOMLTable

@@ -18,7 +18,8 @@ extension Conversation {
     checkAnswer(from: before, request, session)
   }
 
-  private mutating func answerRead(_ request: Request, _ encoder: ReplyEncoder, _ session: Session) {
+  private mutating func answerRead(_ request: Request, _ encoder: ReplyEncoder, _ session: Session)
+  {
     let length = Int(request.length)
     if session.style != .simple {
       write {
@@ -75,8 +76,12 @@ extension Conversation {
           length = 32 + Int(rest.big64(24))
         }
         // The data behind its header is not written here.
-        let type = session.style == .simple ? 0 : rest.loadUnaligned(
-          fromByteOffset: 6, as: UInt16.self).bigEndian
+        let type =
+          session.style == .simple
+          ? 0
+          : rest.loadUnaligned(
+            fromByteOffset: 6, as: UInt16.self
+          ).bigEndian
         if type == 1 { length -= Int(request.length) }
         check(length >= 16 && length <= rest.count, "a reply is as long as it says")
         rest = UnsafeRawBufferPointer(rebasing: rest[length...])

@@ -66,7 +66,8 @@ extension Conversation {
     _ request: Request, _ verdict: Verdict, consumed: Int, _ window: UnsafeRawBufferPointer,
     _ session: Session
   ) {
-    check(consumed >= session.requestHeader && consumed <= window.count, "consumed bytes were there")
+    check(
+      consumed >= session.requestHeader && consumed <= window.count, "consumed bytes were there")
     check(request.payload <= session.acceptedPayload, "a payload is limited")
     guard case .perform(let command) = verdict else { return }
     check(!request.isMalformed, "what is malformed is not performed")

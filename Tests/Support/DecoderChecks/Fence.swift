@@ -39,7 +39,7 @@ package final class Fence {
   }
 }
 
-/// A property of the decoders that does not hold ends the process, which is what a fuzzer looks for.
+/// A rule of the decoders that does not hold ends the process, which is what a fuzzer looks for.
 package func check(
   _ condition: Bool, _ message: @autoclosure () -> String, file: StaticString = #fileID,
   line: UInt = #line

@@ -102,10 +102,11 @@ package struct Conversation {
     let replies = UnsafeRawBufferPointer(rebasing: area[..<writer.count])
     checkStep(step, view, replies, offer)
     transcript.replies += replies
+    phase = .handshake(handshake, offer)
     guard step.event != .needMore else { return false }
     note(.handshake(step.event), consumed: step.consumed)
     switch step.event {
-    case .needMore, .proceed: phase = .handshake(handshake, offer)
+    case .needMore, .proceed: break
     case .startTLS:
       handshake.encrypted()
       isEncrypted = true

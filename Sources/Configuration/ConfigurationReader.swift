@@ -34,7 +34,7 @@ extension PoolConfiguration {
       throw ConfigurationError(mistakes: [
         ConfigurationMistake(
           file: file, line: line, key: "", expected: "TOML",
-          found: "neither a key nor a value where one must stand")
+          found: "something that is neither a key nor a value")
       ])
     }
     let root: TOMLTable

@@ -5,9 +5,9 @@
 /// mistakes that it must find itself are `gap`.
 struct KeyLines: Sendable, Equatable {
   private var lines: [String: Int] = [:]
-  /// The line of the first table header without a key (`[=]`), or array with an element that is no
-  /// value (`[}`). The parser ends the process at them (assertions of toml++), so it must not get
-  /// to see any.
+  /// The line of the first table header without a key (`[=]`), array with an element that is no
+  /// value (`[}`), or date with a lone digit behind it (`1979-05-27 7`). The parser ends the
+  /// process at them (assertions of toml++), so it must not get to see any.
   let gap: Int?
 
   /// Walks `text`.
@@ -158,6 +158,10 @@ private struct KeyScanner {
     }
   }
 
+  private func isDigit(_ i: Int) -> Bool {
+    i < bytes.count && (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(bytes[i])
+  }
+
   private mutating func scanValue(_ path: String) {
     skipBlank(newlines: false)
     guard let byte = here else { return }
@@ -176,7 +180,10 @@ private struct KeyScanner {
       scanElements(path, end: UInt8(ascii: "}")) { scanner, _ in scanner.scanPair(in: path) }
     default:
       // A number, a truth value, a date: up to what ends it.
-      while let next = here, !",]}\n#".utf8.contains(next) { advance() }
+      while let next = here, !",]}\n#".utf8.contains(next) {
+        advance()
+        if next == UInt8(ascii: " "), isDigit(at), !isDigit(at + 1) { noteGap() }
+      }
     }
   }
 

@@ -77,6 +77,13 @@ let package = Package(
     .executableTarget(
       name: "thermocline-simulate", dependencies: ["Simulator", "VolumeEngine", argumentParser],
       path: "Tests/SimulatorCommand", swiftSettings: strict),
+    .target(
+      name: "DecoderChecks",
+      dependencies: ["Base", "DiskFormat", "NBDProtocol", "Administration", "Configuration"],
+      path: "Tests/Support/DecoderChecks", swiftSettings: strict),
+    .executableTarget(
+      name: "thermocline-fuzz", dependencies: ["DecoderChecks"], path: "Tests/Fuzz",
+      exclude: ["Corpus", "run", "seeds"], swiftSettings: strict),
     .executableTarget(
       name: "thermocline-load", dependencies: ["Base", "CLibNBD", argumentParser],
       path: "Tests/Load", swiftSettings: strict),
@@ -84,7 +91,7 @@ let package = Package(
     tests("DiskFormatTests", ["Base", "DiskFormat"]),
     tests("VolumeEngineTests", ["Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Simulator"]),
     tests("RebalancingTests", ["Base", "Rebalancing"]),
-    tests("NBDProtocolTests", ["Base", "NBDProtocol"]),
+    tests("NBDProtocolTests", ["Base", "NBDProtocol", "DecoderChecks"]),
     tests("RingIOTests", ["Base", "DeviceIO", "RingIO", "CAllocationCount"]),
     tests(
       "ServerTests",

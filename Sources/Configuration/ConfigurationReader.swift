@@ -29,13 +29,21 @@ extension PoolConfiguration {
   package static func parse(
     _ text: String, file: String
   ) throws(ConfigurationError) -> PoolConfiguration {
+    let lines = KeyLines(of: text)
+    if let line = lines.gap {
+      throw ConfigurationError(mistakes: [
+        ConfigurationMistake(
+          file: file, line: line, key: "", expected: "TOML",
+          found: "something that is neither a key nor a value")
+      ])
+    }
     let root: TOMLTable
     do {
       root = try TOMLTable(string: text)
     } catch {
       throw ConfigurationError(mistakes: [syntaxMistake(error, file: file)])
     }
-    let reader = ConfigurationReader(file: file, lines: KeyLines(of: text))
+    let reader = ConfigurationReader(file: file, lines: lines)
     let configuration = withExtendedLifetime(root) { reader.read(root) }
     guard reader.mistakes.isEmpty, let configuration else {
       throw ConfigurationError(

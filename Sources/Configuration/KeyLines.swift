@@ -1,16 +1,21 @@
 /// The line on which each key of a TOML text stands, by the key's path (`tier[0].devices[1].size`).
 ///
-/// The parser does not keep positions of keys, so this walks the text once more. It is run on
-/// texts that the parser has accepted and makes no judgement of its own; on any other text it
-/// ends, too, with fewer keys.
+/// The parser does not keep positions of keys, so this walks the text on its own. It goes with the
+/// parser as far as the text is right; behind a mistake it ends somehow, too, with fewer keys. The
+/// mistakes that it must find itself are `gap`.
 struct KeyLines: Sendable, Equatable {
   private var lines: [String: Int] = [:]
+  /// The line of the first table header without a key (`[=]`), array with an element that is no
+  /// value (`[}`), or date with a lone digit behind it (`1979-05-27 7`). The parser ends the
+  /// process at them (assertions of toml++), so it must not get to see any.
+  let gap: Int?
 
   /// Walks `text`.
   init(of text: String) {
     var scanner = KeyScanner(bytes: Array(text.utf8))
     scanner.scanDocument()
     lines = scanner.lines
+    gap = scanner.gap
   }
 
   /// The line of the key, or of the nearest table around it that stands in the file, or 1.
@@ -29,6 +34,9 @@ struct KeyLines: Sendable, Equatable {
 private struct KeyScanner {
   let bytes: [UInt8]
   private(set) var lines: [String: Int] = [:]
+  private(set) var gap: Int?
+  /// Values within values; the parser takes 256 at most.
+  private var depth = 0
   private var at = 0
   private var line = 1
   /// How many elements of each array of tables have begun.
@@ -58,10 +66,12 @@ private struct KeyScanner {
       let start = at
       if sees("[[") {
         advance(2)
+        checkHeader()
         table = beginElement(of: resolve(scanKey()))
         skipLine()
       } else if byte == UInt8(ascii: "[") {
         advance()
+        checkHeader()
         table = resolve(scanKey())
         note(table)
         skipLine()
@@ -70,6 +80,17 @@ private struct KeyScanner {
       }
       if at == start { advance() }
     }
+  }
+
+  /// Behind a header's bracket: a key, or what the parser refuses in order (the end, a bracket).
+  private mutating func checkHeader() {
+    while here == UInt8(ascii: " ") || here == UInt8(ascii: "\t") { advance() }
+    guard let byte = here, byte != UInt8(ascii: "]") else { return }
+    if !isBare(byte) && !"\"'".utf8.contains(byte) { noteGap() }
+  }
+
+  private mutating func noteGap() {
+    if gap == nil { gap = line }
   }
 
   private mutating func note(_ path: String, line: Int? = nil) {
@@ -137,6 +158,10 @@ private struct KeyScanner {
     }
   }
 
+  private func isDigit(_ i: Int) -> Bool {
+    i < bytes.count && (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(bytes[i])
+  }
+
   private mutating func scanValue(_ path: String) {
     skipBlank(newlines: false)
     guard let byte = here else { return }
@@ -145,6 +170,9 @@ private struct KeyScanner {
       _ = scanString()
     case UInt8(ascii: "["):
       scanElements(path, end: UInt8(ascii: "]")) { scanner, index in
+        if let byte = scanner.here, !"\"'+-0123456789tfin[{".utf8.contains(byte) {
+          scanner.noteGap()
+        }
         scanner.note("\(path)[\(index)]")
         scanner.scanValue("\(path)[\(index)]")
       }
@@ -152,13 +180,22 @@ private struct KeyScanner {
       scanElements(path, end: UInt8(ascii: "}")) { scanner, _ in scanner.scanPair(in: path) }
     default:
       // A number, a truth value, a date: up to what ends it.
-      while let next = here, !",]}\n#".utf8.contains(next) { advance() }
+      while let next = here, !",]}\n#".utf8.contains(next) {
+        advance()
+        if next == UInt8(ascii: " "), isDigit(at), !isDigit(at + 1) { noteGap() }
+      }
     }
   }
 
   private mutating func scanElements(
     _ path: String, end: UInt8, element: (inout KeyScanner, Int) -> Void
   ) {
+    guard depth < 256 else {
+      at = bytes.count
+      return
+    }
+    depth += 1
+    defer { depth -= 1 }
     advance()
     var index = 0
     while true {

@@ -33,7 +33,7 @@ package struct Connections: ~Copyable {
   var offer: Offer
   /// What new TLS sessions are made with.
   var credentials: TLSCredentials?
-  let limits: Limits
+  private(set) var limits: Limits
 
   let connections: UnsafeMutablePointer<Connection>
   let files: UnsafeMutablePointer<RingFile>
@@ -69,11 +69,7 @@ package struct Connections: ~Copyable {
     self.credentials = credentials
     let perConnection = Connection.memory + (credentials == nil ? 0 : TLSChannel.memory)
     var offer = offer
-    offer.limits.unfragmentedRead = min(
-      offer.limits.unfragmentedRead, UInt32(VolumeRequest.maxTransfer))
-    offer.limits.metaContexts = min(offer.limits.metaContexts, MetaSelection.capacity)
-    offer.limits.optionData = min(
-      offer.limits.optionData, Connection.windowSize - Handshake.optionHeader)
+    offer.limits = Self.possible(offer.limits)
     offer.limits.connections = min(
       offer.limits.connections, ConnectionSet.capacity,
       max(1, memory.count / 3 / perConnection))
@@ -120,6 +116,32 @@ package struct Connections: ~Copyable {
     counters.bufferBytes = UInt64(rest)
   }
 
+  /// Limits that the memory of a connection allows.
+  private static func possible(_ limits: Limits) -> Limits {
+    var limits = limits
+    limits.unfragmentedRead = min(limits.unfragmentedRead, UInt32(VolumeRequest.maxTransfer))
+    limits.metaContexts = min(limits.metaContexts, MetaSelection.capacity)
+    limits.optionData = min(limits.optionData, Connection.windowSize - Handshake.optionHeader)
+    return limits
+  }
+
+  /// Other limits, from now on. There is room for so many connections as at the start.
+  mutating func change(_ limits: Limits) {
+    var limits = Self.possible(limits)
+    limits.connections = min(limits.connections, connectionCapacity)
+    self.limits = limits
+    offer.limits = limits
+  }
+
+  /// Another mode and other credentials, for new sessions; false when connections have no channels,
+  /// because there was no TLS at the start: then it stays as it is.
+  mutating func change(_ mode: TLSMode, _ credentials: TLSCredentials?) -> Bool {
+    if credentials != nil && connections[0].channel == nil { return false }
+    offer.tls = mode
+    self.credentials = credentials
+    return true
+  }
+
   /// The least client memory, in bytes: a few connections and buffers.
   package static var leastMemory: Int { 8 << 20 }
 
@@ -159,7 +181,7 @@ package struct Connections: ~Copyable {
   mutating func accept(_ descriptor: Int32, isTCP: Bool, _ ring: inout Ring, now: Instant) {
     counters.accepted += 1
     guard counters.handshaking < limits.connectionsInHandshake, !offer.isShuttingDown,
-      !freeConnections.isEmpty
+      counters.connections < limits.connections, !freeConnections.isEmpty
     else {
       counters.refused += 1
       Glibc.close(descriptor)

@@ -43,6 +43,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   let tickInterval: Milliseconds
   var lastPublished: Instant
   var notices: [String] = []
+  /// Who may connect to a unix socket; nil: whoever its permissions let in.
+  var unixUsers: Set<UInt32>?
   /// Connections that were taken out for a successor; nil unless one asked.
   private(set) var handed: [HandedConnection]? = nil
 
@@ -55,6 +57,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     self.connections = connections
     self.parts = parts
     began = now
+    unixUsers = parts.configuration.unixUsers
     lastPublished = now
     nextTick = now
     let limits = parts.configuration.limits
@@ -130,6 +133,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     case Connections.Kind.mailbox:
       if parts.mailbox.isShutdownWanted { beginShutdown("the control socket") }
       if parts.mailbox.isHandoverWanted { beginHandover() }
+      if let changes = parts.mailbox.takeChanges() { take(changes) }
       if parts.mailbox.isSnapshotWanted {
         nextTick = min(nextTick, lastPublished + Milliseconds(200))
       }
@@ -152,7 +156,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     case .tcp: isTCP = true
     case .unix: isTCP = false
     }
-    if !isTCP, let users = parts.configuration.unixUsers,
+    if !isTCP, let users = unixUsers,
       !(Socket.peerUser(completion.result).map { users.contains($0) } ?? false)
     {
       turnAway(completion.result)
@@ -196,13 +200,27 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
 
   private mutating func signalled() {
     let number = SignalDescriptor.number(in: parts.messages)
-    if state == .serving || state == .handingOver {
+    if number == SIGHUP {
+      if state == .serving { parts.configuration.tell(.reloading) }
+    } else if state == .serving || state == .handingOver {
       beginShutdown("signal \(number)")
     } else if state == .draining {
       // Asked twice: wait for no client any more.
       drainDeadline = now
     }
     readSignals()
+  }
+
+  /// What was changed holds for new connections, and limits on what is under way for all.
+  private mutating func take(_ changes: ServerChanges) {
+    unixUsers = changes.unixUsers
+    connections.change(changes.limits)
+    if connections.change(changes.tls, changes.credentials) {
+      parts.logger.notice("the configuration was read again")
+    } else {
+      parts.logger.warning(
+        "the configuration was read again, but TLS begins with a restart or with serve --takeover")
+    }
   }
 
   // MARK: Now and then

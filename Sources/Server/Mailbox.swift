@@ -42,6 +42,7 @@ package final class Mailbox: Sendable {
   private let wantsSnapshot = Atomic<Bool>(false)
   private let wantsShutdown = Atomic<Bool>(false)
   private let wantsHandover = Atomic<Bool>(false)
+  private let changes = Mutex<ServerChanges?>(nil)
   let wakeUp: WakeUp
 
   package init() throws(SystemError) { wakeUp = try WakeUp() }
@@ -70,11 +71,24 @@ package final class Mailbox: Sendable {
     wakeUp.signal()
   }
 
+  /// Changes what may be changed while clients are served, soon.
+  package func change(_ what: ServerChanges) {
+    changes.withLock { $0 = what }
+    wakeUp.signal()
+  }
+
   // The loop's side.
 
   func publish(_ snapshot: ServerSnapshot) { published.withLock { $0 = snapshot } }
   var isSnapshotWanted: Bool { wantsSnapshot.load(ordering: .acquiring) }
   func snapshotTaken() { wantsSnapshot.store(false, ordering: .releasing) }
   var isShutdownWanted: Bool { wantsShutdown.load(ordering: .acquiring) }
+  /// What is to be changed, once.
+  func takeChanges() -> ServerChanges? {
+    changes.withLock { waiting in
+      defer { waiting = nil }
+      return waiting
+    }
+  }
   var isHandoverWanted: Bool { wantsHandover.load(ordering: .acquiring) }
 }

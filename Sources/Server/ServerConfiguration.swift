@@ -29,12 +29,24 @@ package struct ServerConfiguration: Sendable {
   }
 }
 
+/// What may be changed while clients are served.
+package struct ServerChanges: Sendable {
+  package var limits = Limits()
+  package var unixUsers: Set<UInt32>? = nil
+  package var tls = TLSMode.unavailable
+  package var credentials: TLSCredentials? = nil
+
+  package init() {}
+}
+
 /// What a service manager wants to know.
 package enum ServerNews: Sendable {
   /// Clients are let in.
   case serving
   /// The loop turns; at least once a second.
   case alive
+  /// SIGHUP: the configuration may have changed. `Mailbox.change` tells the loop how.
+  case reloading
   /// A shutdown has begun.
   case stopping
   /// Another process serves now.

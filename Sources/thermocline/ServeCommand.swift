@@ -16,6 +16,10 @@ struct ServeCommand: ParsableCommand {
       process are refused by name. A stop waits for clients and leaves a clean pool; a second \
       signal does not wait for them. A kill loses nothing that was acknowledged.
 
+      SIGHUP reads the configuration again: limits, TLS and who may use the unix socket change \
+      for new connections; what else has changed is named in the log, and waits for a restart or \
+      for --takeover. With mistakes in it nothing changes.
+
       With --takeover the server that runs with this configuration is replaced: this process takes \
       its listening sockets and its clients' connections, and they go on as if nothing had \
       happened. When it cannot start, the running server goes on. Encrypted connections cannot \
@@ -48,7 +52,7 @@ struct ServeCommand: ParsableCommand {
 
   func run() throws {
     // Before anything else: threads made later inherit the mask.
-    let signals = try SignalDescriptor([SIGTERM, SIGINT])
+    let signals = try SignalDescriptor([SIGTERM, SIGINT, SIGHUP])
     try carryOut {
       let logger = Logger(label: "thermocline") { _ in LogLines(level: logLevel.level) }
       let configuration = try PoolConfiguration.read(file: configurationOption.file)

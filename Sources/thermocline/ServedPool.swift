@@ -72,10 +72,12 @@ final class ServedPool {
     if !inherited.isEmpty {
       logger.notice("the service manager's sockets are served in place of those under [listen]")
     }
-    let server = try makeConfiguration()
+    var server = try makeConfiguration()
     try mayServe()
     let listeners = try handed?.listeners ?? (inherited.isEmpty ? makeListeners() : inherited)
     let mailbox = try Mailbox()
+    let reload = Reload(configuration, mailbox, logger)
+    server.tell = ServiceManager.makeTeller { reload.begin() }
     let successor = Successor()
     let control = try ControlServer(
       path: try ControlSocket.path(for: configuration),
@@ -103,10 +105,11 @@ final class ServedPool {
   private func makeConfiguration() throws -> ServerConfiguration {
     var server = ServerConfiguration(
       volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
-    server.limits.take(configuration.limits)
-    (server.tls, server.credentials) = try configuration.makeCredentials()
-    server.unixUsers = try UserNames.allowed(configuration)
-    server.tell = ServiceManager.makeTeller()
+    let changeable = try configuration.makeChanges()
+    server.limits = changeable.limits
+    server.tls = changeable.tls
+    server.credentials = changeable.credentials
+    server.unixUsers = changeable.unixUsers
     server.isRotational = (0..<pool.devices.count).allSatisfy {
       pool.devices.geometry(of: DeviceIndex($0)).isRotational
     }

@@ -8,12 +8,15 @@ import Server
 enum ServiceManager {
   /// Tells how the server fares. With a watchdog (`WatchdogSec=` of 5 s and more) it hears once a
   /// second that the loop turns.
-  static func makeTeller() -> @Sendable (ServerNews) -> Void {
+  static func makeTeller(
+    reload: @escaping @Sendable () -> Void = {}
+  ) -> @Sendable (ServerNews) -> Void {
     let isWatched = sd_watchdog_enabled(0, nil) > 0
     return { news in
       switch news {
       case .serving: sd_notify(0, "READY=1\nSTATUS=Serving.")
       case .alive: if isWatched { sd_notify(0, "WATCHDOG=1") }
+      case .reloading: reload()
       case .replaced(let process): sd_notify(0, "MAINPID=\(process)")
       case .stopping: sd_notify(0, "STOPPING=1\nSTATUS=Waits for clients, then empties the log.")
       }

@@ -107,6 +107,35 @@ assert Wire(sys.argv[2]).go().call(READ, 0, 512) == "done", "no room after one h
 PYTHON
 stop_server
 
+say "descriptors run out"
+head -n "$(($(grep -n '^\[limits\]' "$config" | cut -d: -f1) - 1))" "$config" >"$work/plain.toml"
+cp "$work/plain.toml" "$config"
+serve
+prlimit --pid "$server" --nofile="$(($(find "/proc/$server/fd" | wc -l) + 5))"
+python3 - "$root/Tests/Wire" "$socket" <<'PYTHON'
+import socket, sys, time
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+first = Wire(sys.argv[2]).go()
+many = []
+for _ in range(20):
+    peer = socket.socket(socket.AF_UNIX)
+    peer.connect(sys.argv[2])
+    many.append(peer)
+time.sleep(1.5)
+assert first.call(READ, 0, 512) == "done", "who was there is served"
+for peer in many:
+    peer.close()
+deadline = time.time() + 10
+while True:
+    try:
+        assert Wire(sys.argv[2], 3).go().call(READ, 0, 512) == "done"
+        break
+    except (Closed, OSError):
+        assert time.time() < deadline, "nobody is let in after descriptors ran out"
+PYTHON
+stop_server
+
 say "who may use the socket"
 sed -i "s#^unix = .*#&\nunix_mode = \"0666\"\nunix_users = [\"4711\"]#" "$config"
 serve_refused() { ! nbdinfo --size "$uri" >/dev/null 2>&1; }

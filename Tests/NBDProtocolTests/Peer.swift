@@ -122,7 +122,7 @@ func drive(_ stream: [UInt8], _ offer: Offer = .example, pieces: [Int] = [Int.ma
   return outcome
 }
 
-private func look(
+func look(
   _ handshake: inout Handshake, _ window: [UInt8], _ offer: Offer, _ replies: inout [UInt8]
 ) -> HandshakeStep {
   withUnsafeTemporaryAllocation(byteCount: Handshake.replyCapacity, alignment: 8) { memory in

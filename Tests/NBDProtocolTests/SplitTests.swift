@@ -91,7 +91,8 @@ import Testing
     }
   }
 
-  @Test func theCorpusNamesEveryDecoder() throws {
+  /// All of the fuzzer's corpus, and every decoder in it.
+  @Test func theCorpusIsDecoded() throws {
     var unseen = Set(DecoderCheck.allCases)
     for name in Self.files {
       let bytes = try read(name)
@@ -99,6 +100,7 @@ import Testing
       let decoder = bytes.withUnsafeBytes { DecoderCheck(of: $0) }
       #expect(decoder != nil, "\(name) names a decoder")
       if let decoder { unseen.remove(decoder) }
+      #expect(bytes.withUnsafeBytes { DecoderCheck.run($0) })
     }
     #expect(unseen.isEmpty && Self.files.count <= 120)
   }

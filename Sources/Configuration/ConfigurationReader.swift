@@ -147,6 +147,7 @@ final class ConfigurationReader {
   private func readAddress(_ text: String) -> TCPAddress? {
     let form = "an address in numbers and a port such as \"127.0.0.1:10809\" or \"[::1]:10809\""
     guard let colon = text.lastIndex(of: ":"),
+      text[text.index(after: colon)...].utf8.allSatisfy({ (48...57).contains($0) }),
       let port = UInt16(text[text.index(after: colon)...]), port > 0
     else {
       note("listen.tcp", form, quoted(text))

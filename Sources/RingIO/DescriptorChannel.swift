@@ -22,6 +22,12 @@ package struct DescriptorChannel: Sendable {
   /// The number of the process at the other end; 0 when the kernel does not know.
   package var peerProcess: Int32 { Socket.peerProcess(socket) ?? 0 }
 
+  /// Whether a message, or the end, is there within a second.
+  package func hasMessage() -> Bool {
+    var file = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
+    return poll(&file, 1, 1000) > 0
+  }
+
   /// Sends one message; the descriptor stays the caller's.
   package func send(_ bytes: [UInt8], _ descriptor: Int32? = nil) throws(SystemError) {
     let length = UInt32(bytes.count)
@@ -71,7 +77,8 @@ package struct DescriptorChannel: Sendable {
       var found: Int32? = nil
       let count = transfer(&bytes, from: filled) { message, control in
         message.msg_control = control
-        message.msg_controllen = Self.controlSize
+        // Room for one descriptor and no more.
+        message.msg_controllen = 20
         let count = recvmsg(socket, &message, Int32(MSG_CMSG_CLOEXEC))
         let isRights = control.load(fromByteOffset: 12, as: Int32.self) == SCM_RIGHTS
         if count > 0, message.msg_controllen >= 20, isRights {

@@ -53,6 +53,10 @@ struct Connection: Linked {
   var filled = 0
   /// Payload bytes of `incoming` that have not arrived.
   var payloadLeft = 0
+  /// Receives that have ended; and how many had when a payload was last seen to come on, and when.
+  var receives: UInt32 = 0
+  var receivesMark: UInt32 = 0
+  var receivedAt = Instant(nanoseconds: 0)
   /// The payload is dropped.
   var dropsPayload = false
 
@@ -117,6 +121,8 @@ enum ClosingReason {
   case broken
   case handshakeTimeout
   case stalled
+  /// It stopped in the midst of a payload.
+  case stalledPayload
   case handshake(HandshakeFailure)
   /// The TLS handshake failed, or a peer may not come in.
   case notSecured(TLSError)
@@ -133,8 +139,8 @@ enum ClosingReason {
     switch self {
     case .handshake(let failure): failure != .aborted
     case .transmission, .notSecured, .badRecord: true
-    case .disconnected, .hungUp, .broken, .handshakeTimeout, .stalled, .truncatedRead, .shutdown,
-      .notHandedOver:
+    case .disconnected, .hungUp, .broken, .handshakeTimeout, .stalled, .stalledPayload,
+      .truncatedRead, .shutdown, .notHandedOver:
       false
     }
   }
@@ -145,8 +151,8 @@ enum ClosingReason {
     case .disconnected, .shutdown: true
     case .hungUp(let busy): !busy
     case .handshake(let failure): failure == .aborted
-    case .broken, .handshakeTimeout, .stalled, .transmission, .truncatedRead, .notSecured,
-      .badRecord, .notHandedOver:
+    case .broken, .handshakeTimeout, .stalled, .stalledPayload, .transmission, .truncatedRead,
+      .notSecured, .badRecord, .notHandedOver:
       false
     }
   }
@@ -159,6 +165,7 @@ enum ClosingReason {
     case .broken: "the connection broke"
     case .handshakeTimeout: "the handshake took too long"
     case .stalled: "the client took no data for too long"
+    case .stalledPayload: "the client stopped in the midst of a payload"
     case .handshake(let failure): "\(failure.text)"
     case .notSecured(let error): error.description
     case .badRecord(let code): "an encrypted record is wrong: \(TLSError.text(code))"

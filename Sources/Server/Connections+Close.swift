@@ -156,9 +156,22 @@ extension Connections {
         counters.timeouts += 1
         close(index, .handshakeTimeout, &ring)
       case .transmission:
-        guard c.pointee.isSending else { continue }
-        checkProgress(index, &ring, now: now)
+        if c.pointee.isSending { checkProgress(index, &ring, now: now) }
+        if c.pointee.phase == .transmission { checkPayload(index, &ring, now: now) }
       }
+    }
+  }
+
+  /// A payload that has begun holds memory: it must come on.
+  private mutating func checkPayload(_ index: Int32, _ ring: inout Ring, now: Instant) {
+    let c = connections + Int(index)
+    let isAwaited = c.pointee.incoming >= 0 && c.pointee.receiving != .nothing
+    if !isAwaited || c.pointee.receives != c.pointee.receivesMark {
+      c.pointee.receivesMark = c.pointee.receives
+      c.pointee.receivedAt = now
+    } else if c.pointee.receivedAt + limits.sendStall < now {
+      counters.timeouts += 1
+      close(index, .stalledPayload, &ring)
     }
   }
 

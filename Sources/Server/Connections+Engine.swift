@@ -153,16 +153,17 @@ extension Connections {
     guard waiting.isEmpty, tryStatus(t) else { return wait(t) }
   }
 
-  private func statusBytes(_ transaction: Transaction) -> Int {
-    if transaction.flags.contains(.requestOne) { return Size.block }
+  /// Memory for the descriptors of a range.
+  func statusBytes(_ flags: CommandFlags, _ length: UInt64) -> Int {
+    if flags.contains(.requestOne) { return Size.block }
     // No range has more descriptors than blocks, ragged ends included.
-    let blocks = Int(clamping: transaction.length / UInt64(Size.block) &+ 2)
+    let blocks = Int(clamping: length / UInt64(Size.block) &+ 2)
     let count = min(blocks, limits.statusDescriptors)
     return min(count * MemoryLayout<StatusDescriptor>.stride, Self.mostStatusBytes)
   }
 
   private mutating func tryStatus(_ t: Int32) -> Bool {
-    let bytes = statusBytes(transactions[Int(t)])
+    let bytes = statusBytes(transactions[Int(t)].flags, transactions[Int(t)].length)
     guard let memory = memory(bytes) else { return false }
     queuePiece(t, memory: memory, memoryBytes: bytes)
     return true

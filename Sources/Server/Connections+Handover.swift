@@ -114,7 +114,8 @@ extension Connections {
     counters.accepted += 1
     let session = Session(handed.negotiated, offer)
     let handshake = Handshake(handed.negotiated, offer)
-    guard session != nil || handshake != nil, !freeConnections.isEmpty,
+    let isAllowed = session == nil || offer.tls != .required
+    guard session != nil || handshake != nil, isAllowed, !freeConnections.isEmpty,
       handed.window.count <= Connection.windowSize
     else {
       counters.refused += 1

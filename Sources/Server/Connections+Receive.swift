@@ -14,8 +14,9 @@ extension Connections {
     let c = connections + Int(index)
     let kind = c.pointee.receiving
     c.pointee.receiving = .nothing
+    c.pointee.receives &+= 1
     guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
-    if isResting && result == Self.cancelled { return }
+    if result == Self.cancelled && (isResting || c.pointee.isLeaving) { return }
     guard result > 0 else {
       let busy = c.pointee.transactions > 0
       return close(index, result == 0 ? .hungUp(busy: busy) : .broken, &ring)
@@ -145,7 +146,7 @@ extension Connections {
       // Looked at again when something was answered; the socket is not read meanwhile.
       if c.pointee.bytes > 0 && c.pointee.bytes + bytes > limits.bytesInFlight { return false }
       // A client that takes no replies cannot hold all the memory.
-      let replyMemory = verdict == .perform(.read) ? Self.replyMemory(bytes) : 0
+      let replyMemory = replyMemory(request, verdict, bytes)
       if c.pointee.replyMemory > 0
         && c.pointee.replyMemory + replyMemory > buffers.capacity / 2
       {
@@ -170,9 +171,14 @@ extension Connections {
     }
   }
 
-  /// A long READ has two buffers at most.
-  private static func replyMemory(_ bytes: Int) -> Int {
-    min(BuddyPool.roundedSize(bytes), 2 * VolumeRequest.maxTransfer)
+  /// Memory that a reply holds at most: a long READ has two buffers, a status one.
+  private func replyMemory(_ request: Request, _ verdict: Verdict, _ bytes: Int) -> Int {
+    switch verdict {
+    case .perform(.read): min(BuddyPool.roundedSize(bytes), 2 * VolumeRequest.maxTransfer)
+    case .perform(.blockStatus):
+      BuddyPool.roundedSize(statusBytes(request.flags, request.length))
+    case .perform, .succeed, .refuse, .disconnect: 0
+    }
   }
 
   private mutating func admit(

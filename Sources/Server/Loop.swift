@@ -119,6 +119,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
 
   /// When to stop waiting for the ring.
   private func wakeUpTime() -> Instant {
+    if state == .lettingGo { return now + Milliseconds(50) }
     if ring.hasEvents || connections.hasWork { return now }
     if connections.hasSubmissions && volume.canAccept { return now }
     guard let deadline = volume.nextDeadline, deadline < nextTick else { return nextTick }
@@ -208,7 +209,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
       // Asked twice: wait for no client any more.
       drainDeadline = now
     }
-    readSignals()
+    // While it lets go, a signal is for whoever serves next in this process.
+    if state == .lettingGo { kill(getpid(), number) } else { readSignals() }
   }
 
   /// What was changed holds for new connections, and limits on what is under way for all.

@@ -6,9 +6,10 @@ struct TLSBuffers {
   /// Two of the longest records, and what is left of one.
   static let incomingSize = 36 << 10
   /// Four of the longest records, or a flight of a handshake.
-  static let outgoingSize = 72 << 10
-  /// What one call may add: a record with its header and padding, and a change of keys.
-  private static let recordSize = 17 << 10
+  static let outgoingSize = 100 << 10
+  /// What 16 KiB may become: 256 of the smallest records that a peer may ask for (RFC 8449: 64
+  /// bytes), each with its header, check and padding, and a change of keys.
+  private static let mostAdded = 34 << 10
 
   let incoming: UnsafeMutableRawPointer
   var start = 0
@@ -27,7 +28,10 @@ struct TLSBuffers {
     outgoingCount = 0
   }
 
-  var hasRoomForRecord: Bool { outgoingCount + Self.recordSize <= Self.outgoingSize }
+  var hasRoom: Bool { outgoingCount + Self.mostAdded <= Self.outgoingSize }
+
+  /// Whether bytes are left, and some were consumed since `start` was at `before`.
+  func hasMore(than before: Int) -> Bool { start > before && start < end }
 
   /// Room behind what is not consumed: GnuTLS takes all that it is given, so there is.
   mutating func room() -> UnsafeMutableRawBufferPointer {

@@ -34,6 +34,8 @@ package struct TLSChannel {
 
   private var session: gnutls_session_t? = nil
   private var credentials: TLSCredentials? = nil
+  /// A record could not be made: nothing is sent any more.
+  private var isBroken = false
   /// Apart from the channel: GnuTLS's callbacks reach it while the channel is being used.
   private let buffers: UnsafeMutablePointer<TLSBuffers>
   /// Where short vectors are joined to one record.
@@ -63,6 +65,7 @@ package struct TLSChannel {
     }
     self.session = session
     self.credentials = credentials
+    isBroken = false
     return true
   }
 
@@ -96,9 +99,12 @@ package struct TLSChannel {
   /// Goes on with what was received; fails for a peer that may not come in.
   package mutating func handshake() -> HandshakeProgress {
     guard let session, let credentials else { return .failed(TLSError("There is no session")) }
+    var before = buffers.pointee.start
     var code = gnutls_handshake(session)
-    // What only tells something: go on.
-    while code < 0 && code != GNUTLS_E_AGAIN && gnutls_error_is_fatal(code) == 0 {
+    // What only tells something, or was skipped: go on with what was received.
+    while code < 0 && gnutls_error_is_fatal(code) == 0 {
+      if code == GNUTLS_E_AGAIN && !buffers.pointee.hasMore(than: before) { break }
+      before = buffers.pointee.start
       code = gnutls_handshake(session)
     }
     if code == GNUTLS_E_AGAIN { return .goesOn }
@@ -129,11 +135,14 @@ package struct TLSChannel {
     guard let session else { return .failed(GNUTLS_E_INVALID_SESSION) }
     var count = 0
     while count < room {
+      let before = buffers.pointee.start
       let code = gnutls_record_recv(session, target + count, room - count)
       if code > 0 {
         count += code
         continue
       }
+      // A record without data (a change of keys, an empty one): what is behind it may have some.
+      if code == GNUTLS_E_AGAIN && buffers.pointee.hasMore(than: before) { continue }
       if count > 0 && code == GNUTLS_E_AGAIN { break }
       // What came before an end or an error is handed out first: it comes again.
       if count > 0 { return .bytes(count) }
@@ -148,11 +157,20 @@ package struct TLSChannel {
   /// Encrypts from `source` on into `outgoing`, which is empty, while there is room; false when
   /// GnuTLS failed, and nothing can be sent any more.
   package mutating func encrypt(_ source: inout TLSSource) -> Bool {
+    guard let session, !isBroken else { return false }
     invariant(buffers.pointee.outgoingCount == 0, "T2: what is being sent stays as it is")
-    guard let session else { return false }
-    while !source.isEmpty && buffers.pointee.hasRoomForRecord {
+    while !source.isEmpty && buffers.pointee.hasRoom {
       let (bytes, count) = source.next(record, Self.largestRecord)
-      guard gnutls_record_send(session, bytes, count) == count else { return false }
+      // A peer may have asked for smaller records: then it takes several calls.
+      var sent = 0
+      while sent < count {
+        let code = gnutls_record_send(session, bytes + sent, count - sent)
+        guard code > 0 else {
+          isBroken = true
+          return false
+        }
+        sent += code
+      }
     }
     return true
   }

@@ -85,10 +85,12 @@ package final class TLSCredentials: @unchecked Sendable {
     defer { gnutls_memset(data.data, 0, Int(data.size)); gnutls_release(data.data) }
     let text = UnsafeBufferPointer(start: data.data, count: Int(data.size))
     for (i, line) in text.split(separator: UInt8(ascii: "\n")).enumerated() {
-      if line.first == UInt8(ascii: "#") { continue }
+      // To GnuTLS `#` begins a name in hexadecimal, not a comment, when a key follows.
+      if line.first == UInt8(ascii: "#") && !line.contains(UInt8(ascii: ":")) { continue }
       let parts = line.split(separator: UInt8(ascii: ":"), omittingEmptySubsequences: false)
-      let isKey = parts.count == 2 && !parts[0].isEmpty && parts[1].count >= 32
-        && parts[1].count % 2 == 0 && parts[1].allSatisfy(isHexadecimal)
+      let isNamed = parts.count == 2 && !parts[0].isEmpty && line.first != UInt8(ascii: "#")
+      let isKey = isNamed && parts[1].count >= 32 && parts[1].count % 2 == 0
+        && parts[1].allSatisfy(isHexadecimal)
       guard isKey else {
         throw TLSError(
           "Line \(i + 1) of the shared keys \(path) is not `name:key` with a key of at least 32 "
@@ -155,7 +157,10 @@ package final class TLSCredentials: @unchecked Sendable {
       let text = String(cString: name)
       return (clients?.contains(text) ?? true, text)
     }
-    guard asksForCertificate else { return (clients == nil, "a client without a certificate") }
+    // Where keys are shared, one is needed, or a certificate that is asked for.
+    guard asksForCertificate else {
+      return (clients == nil && sharedKeys == nil, "a client without a certificate")
+    }
     guard let names = Self.certificateNames(session) else { return (false, "nobody") }
     let isAllowed = clients.map { !$0.isDisjoint(with: names) } ?? true
     return (isAllowed, names[0])

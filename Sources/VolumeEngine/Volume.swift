@@ -145,6 +145,8 @@ package struct Volume: ~Copyable {
   package mutating func step(now: Instant) {
     if now > self.now { self.now = now }
     if !table.frameWaiters.isEmpty { waiters.wakeAll(&table.frameWaiters) }
+    // As a rule the end of another piece wakes them; without one in flight, this does.
+    if !pieceWaiters.isEmpty, ordersInFlight == 0 { waiters.wakeAll(&pieceWaiters) }
     runReady()
     admission.renew(now: self.now, fullness: pressure, destageRate: batch.rate)
     pumpQueue()

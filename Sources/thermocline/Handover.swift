@@ -20,7 +20,8 @@ import Server
 ///   locked.
 /// - H2: a successor serves after `go`, or when the other end is gone; after `stop` it ends.
 /// - H3: a running server that hears no `ready` (the other end is gone, or takes longer than
-///   `patience`) says `stop` and goes on with the sockets, which it has kept.
+///   `patience`) says `stop`, waits until the successor is gone and with it its locks, and goes on
+///   with the sockets, which it has kept.
 struct HandoverChannel {
   /// Seconds that one end waits for the other.
   static let patience = 120
@@ -31,6 +32,9 @@ struct HandoverChannel {
     var connection: HandedConnection?
     /// `stop`: why.
     var reason: String?
+    /// `end`: names of unix sockets go with a stop; what systemd told the process it started.
+    var removesPaths: Bool?
+    var manager: [String: String]?
   }
 
   private let channel: DescriptorChannel
@@ -41,11 +45,7 @@ struct HandoverChannel {
 
   var peerProcess: Int32 { channel.peerProcess }
 
-  private func send(
-    _ kind: Message.Kind, _ connection: HandedConnection? = nil, _ descriptor: Int32? = nil,
-    reason: String? = nil
-  ) throws {
-    let message = Message(kind: kind, connection: connection, reason: reason)
+  private func send(_ message: Message, _ descriptor: Int32? = nil) throws {
     try channel.send(Array(JSONEncoder().encode(message)), descriptor)
   }
 
@@ -56,27 +56,46 @@ struct HandoverChannel {
 
   // MARK: The running server
 
-  /// Gives everything to the successor; true when it serves now.
-  func give(_ handed: Handover, _ logger: Logger) -> Bool {
+  /// Gives everything to the successor; true when it serves now. `isAlive` is called once a second.
+  func give(_ handed: Handover, _ logger: Logger, isAlive: () -> Void) -> Bool {
     do {
       for listener in handed.listeners {
-        try send(.listener, nil, listener.descriptor)
+        try send(Message(kind: .listener), listener.descriptor)
       }
       for connection in handed.connections {
-        try send(.connection, connection, connection.descriptor)
+        try send(Message(kind: .connection, connection: connection), connection.descriptor)
       }
-      try send(.end)
-      if let answer = try receive(), answer.message.kind == .ready {
-        // From here on the successor serves: should this be lost, the end of this process is a go.
-        try? send(.go)
+      try send(
+        Message(
+          kind: .end, removesPaths: handed.removesPaths, manager: ServiceManager.environment()))
+      var waited = 0
+      while waited < Self.patience, !channel.hasMessage() {
+        isAlive()
+        waited += 1
+      }
+      if waited < Self.patience, let answer = try receive(), answer.message.kind == .ready {
+        try send(Message(kind: .go))
         return true
       }
-      logger.warning("the successor ended before it could serve: this server goes on")
+      logger.warning("the successor ended, or took too long, before it could serve")
     } catch {
-      logger.warning("the successor could not take over: \(error): this server goes on")
+      logger.warning("the successor could not take over: \(error)")
     }
-    try? send(.stop, reason: "it took too long")
+    try? send(Message(kind: .stop, reason: "this took too long"))
+    awaitEnd(isAlive)
+    logger.warning("this server goes on")
     return false
+  }
+
+  /// Until the other end is gone: until then it may own the devices.
+  private func awaitEnd(_ isAlive: () -> Void) {
+    while true {
+      if channel.hasMessage() {
+        guard let message = try? receive() else { return }
+        if let descriptor = message.descriptor { Glibc.close(descriptor) }
+      }
+      isAlive()
+    }
   }
 
   // MARK: The successor
@@ -94,7 +113,10 @@ struct HandoverChannel {
       case (.connection, let descriptor?, var connection?):
         connection.descriptor = descriptor
         handed.connections.append(connection)
-      case (.end, _, _): return handed
+      case (.end, _, _):
+        handed.removesPaths = message.removesPaths ?? true
+        ServiceManager.adopt(message.manager ?? [:])
+        return handed
       default: throw Refusal("The running server hands over what is not understood.")
       }
     }
@@ -103,7 +125,7 @@ struct HandoverChannel {
   /// Says that this process can serve, and waits until it may.
   func confirm() throws {
     do {
-      try send(.ready)
+      try send(Message(kind: .ready))
       guard let (message, _) = try receive() else { return }
       if message.kind == .go { return }
       throw Refusal("The running server goes on: \(message.reason ?? "no reason was given").")
@@ -117,4 +139,6 @@ struct HandoverChannel {
 struct Handover {
   var listeners: [Listener] = []
   var connections: [HandedConnection] = []
+  /// Names of unix sockets are this server's to remove, and no service manager's.
+  var removesPaths = true
 }

@@ -2,17 +2,23 @@ import Configuration
 import CSystemd
 import Glibc
 import Logging
+import RingIO
 import Server
 
 /// Reading the configuration again while clients are served, on a thread of its own: the loop only
 /// takes the result.
 final class Reload: Sendable {
   private let running: PoolConfiguration
+  private let listeners: [Listener]
   private let mailbox: Mailbox
   private let logger: Logger
 
-  init(_ configuration: PoolConfiguration, _ mailbox: Mailbox, _ logger: Logger) {
+  init(
+    _ configuration: PoolConfiguration, _ listeners: [Listener], _ mailbox: Mailbox,
+    _ logger: Logger
+  ) {
     running = configuration
+    self.listeners = listeners
     self.mailbox = mailbox
     self.logger = logger
   }
@@ -40,6 +46,7 @@ final class Reload: Sendable {
     defer { tellManager("READY=1") }
     do {
       let new = try PoolConfiguration.read(file: running.file)
+      try ServiceManager.check(listeners, allowsRemote: new.allowsRemote)
       let changes = try new.makeChanges()
       for name in new.fixedDifferences(from: running) {
         logger.warning(

@@ -18,6 +18,10 @@ final class RingStore: StagingStore {
     self.logger = logger
   }
 
+  deinit {
+    for memory in mapped { directory?.unmap(memory) }
+  }
+
   func open(pool: Identity, ring: UInt64) -> UnsafeMutableRawBufferPointer? {
     do {
       let memory = try directory?.open(pool: pool, ring: ring)

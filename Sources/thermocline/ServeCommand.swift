@@ -71,7 +71,7 @@ struct ServeCommand: ParsableCommand {
         guard case .handedOver(let all, let successor) = outcome else { return }
         let tell = ServiceManager.makeTeller()
         let process = successor.peerProcess
-        if successor.give(all, logger) {
+        if successor.give(all, logger, isAlive: { tell(.alive) }) {
           tell(.replaced(by: process))
           return logger.notice("process \(process) serves in this one's place")
         }

@@ -57,15 +57,7 @@ final class ServedPool {
     let policy = Rebalancer(
       RebalancerSettings(volumeSize: pool.superblock.volumeSize, heatBytes: plan.heatBytes),
       now: MonotonicClock.now())
-    let volume: Volume
-    do {
-      volume = try Volume.open(
-        devices: pool.devices, staging: staging, arena: &arena, options: options, policy: policy,
-        now: MonotonicClock.now())
-    } catch {
-      throw Refusal("The pool cannot be opened: \(error.message)")
-    }
-    staging.forgetOldRings()
+    let volume = try openVolume(staging, &arena, policy)
 
     let inherited = handed == nil
       ? try ServiceManager.inheritedListeners(allowsRemote: configuration.allowsRemote) : []
@@ -73,23 +65,26 @@ final class ServedPool {
       logger.notice("the service manager's sockets are served in place of those under [listen]")
     }
     var server = try makeConfiguration()
-    try mayServe()
     let listeners = try handed?.listeners ?? (inherited.isEmpty ? makeListeners() : inherited)
+    try ServiceManager.check(listeners, allowsRemote: configuration.allowsRemote)
     let mailbox = try Mailbox()
-    let reload = Reload(configuration, mailbox, logger)
+    let reload = Reload(configuration, listeners, mailbox, logger)
     server.tell = ServiceManager.makeTeller { reload.begin() }
     let successor = Successor()
     let control = try ControlServer(
       path: try ControlSocket.path(for: configuration),
       takeover: { successor.offer($0, mailbox) }, answer: makeAnswer(mailbox))
-    control.start()
     defer { control.stop() }
+    // The last thing that may fail, but for the ring.
+    try mayServe()
+    control.start()
+    let removesPaths = handed?.removesPaths ?? inherited.isEmpty
     var registered = [RegisteredMemory(region.bytes, name: "the server's memory")]
     if let ring = staging.current { registered.append(RegisteredMemory(ring, name: "the ring")) }
     let outcome = try Server.run(
       server, volume: volume, devices: pool.devices.devices, listeners: listeners,
       signals: signals, clientMemory: clients, registered: registered,
-      removesPaths: inherited.isEmpty, handed: handed?.connections ?? [], mailbox: mailbox,
+      removesPaths: removesPaths, handed: handed?.connections ?? [], mailbox: mailbox,
       logger: logger)
     // The region's pages belong to the loop until here.
     withExtendedLifetime(region.base) {}
@@ -98,7 +93,9 @@ final class ServedPool {
     case .handedOver(let connections):
       guard let socket = successor.socket else { return .stopped }
       return .handedOver(
-        Handover(listeners: listeners, connections: connections), HandoverChannel(socket))
+        Handover(
+          listeners: listeners, connections: connections, removesPaths: removesPaths),
+        HandoverChannel(socket))
     }
   }
 
@@ -114,6 +111,20 @@ final class ServedPool {
       pool.devices.geometry(of: DeviceIndex($0)).isRotational
     }
     return server
+  }
+
+  private func openVolume(
+    _ staging: RingStore, _ arena: inout Arena, _ policy: Rebalancer
+  ) throws -> Volume {
+    do {
+      let volume = try Volume.open(
+        devices: pool.devices, staging: staging, arena: &arena, options: options, policy: policy,
+        now: MonotonicClock.now())
+      staging.forgetOldRings()
+      return volume
+    } catch {
+      throw Refusal("The pool cannot be opened: \(error.message)")
+    }
   }
 
   /// The store of staging rings. A configured directory that cannot be used is refused; without

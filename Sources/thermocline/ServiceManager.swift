@@ -23,6 +23,33 @@ enum ServiceManager {
     }
   }
 
+  /// What systemd told this process by its environment, for a successor that it did not start.
+  static func environment() -> [String: String] {
+    var values: [String: String] = [:]
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+      if let value = getenv(name) { values[name] = String(cString: value) }
+    }
+    return values
+  }
+
+  /// The successor takes the place of a process that systemd started, under its eyes.
+  static func adopt(_ environment: [String: String]) {
+    guard getenv("NOTIFY_SOCKET") == nil, environment["NOTIFY_SOCKET"] != nil else { return }
+    for (name, value) in environment { setenv(name, value, 1) }
+    setenv("WATCHDOG_PID", "\(getpid())", 1)
+  }
+
+  /// Refuses listeners that other machines reach, unless that is allowed.
+  static func check(_ listeners: [Listener], allowsRemote: Bool) throws {
+    for listener in listeners where !allowsRemote && !isLocal(listener.address) {
+      throw Refusal(
+        "\(listener.address), which is listened on already, is reached by other machines without "
+          + "encryption.",
+        "Let the socket be one with a path or a loopback address, or set tls.mode to "
+          + "\"required\", or, where the network is trusted, listen.allow_plaintext to true.")
+    }
+  }
+
   /// The sockets passed on; empty when there are none. They are the server's from now on.
   static func inheritedListeners(allowsRemote: Bool) throws -> [Listener] {
     let count = sd_listen_fds(1)
@@ -41,13 +68,7 @@ enum ServiceManager {
           "A socket unit for this server has ListenStream= lines, and Accept=no.")
       }
     }
-    for listener in listeners where !allowsRemote && !isLocal(listener.address) {
-      throw Refusal(
-        "The service manager passes on \(listener.address), which other machines reach without "
-          + "encryption.",
-        "Let the socket unit listen on a path or on a loopback address, or set tls.mode to "
-          + "\"required\", or, where the network is trusted, listen.allow_plaintext to true.")
-    }
+    try check(listeners, allowsRemote: allowsRemote)
     return listeners
   }
 

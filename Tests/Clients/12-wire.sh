@@ -76,6 +76,7 @@ string_bytes = 100
 meta_queries = 3
 requests_in_flight = 2
 bytes_in_flight = "1MiB"
+send_seconds = 2
 payload = "1MiB"
 TOML
 serve
@@ -100,9 +101,15 @@ except (Closed, OSError):
 # More than two requests at once: the others wait in the socket, and all are answered.
 peers[0].send(b"".join(peers[0].pack(READ, i * 4096, 4096, cookie=9) for i in range(50)))
 assert all(peers[0].answer(4096, cookie=9)[0] == "done" for _ in range(50))
-peers.pop().close()
+# Who stops in the midst of a payload is dropped; who is only silent is not.
 import time
-time.sleep(0.3)
+slow = peers.pop()
+slow.send(slow.pack(WRITE, 0, 4096, cookie=9) + bytes(1000))
+slow.socket.settimeout(10)
+began = time.time()
+assert slow.socket.recv(1) == b"", "the rest of a payload is waited for"
+assert 1.5 < time.time() - began < 8, time.time() - began
+assert peers[0].call(READ, 0, 512) == "done"
 assert Wire(sys.argv[2]).go().call(READ, 0, 512) == "done", "no room after one has gone"
 PYTHON
 stop_server

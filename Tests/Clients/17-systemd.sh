@@ -73,7 +73,7 @@ silent = socket.socket(socket.AF_UNIX)
 anyone = socket.socket(socket.AF_INET)
 anyone.bind(("0.0.0.0", 0))
 anyone.listen(1)
-for wrong, reason in (silent, "no listening stream socket"), (anyone, "other machines reach"):
+for wrong, reason in (silent, "no listening stream socket"), (anyone, "reached by other machines"):
     process = start(wrong)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2, "it was not refused"
     assert reason in open(work + "/server.log").read(), reason

@@ -281,7 +281,94 @@ except ConnectionResetError:
     pass
 PYTHON
 said "an encrypted record is wrong"
+
+say "a client that wants small records, and one that changes its keys with a request behind it"
+python3 - "$port" "$pki" <<'PYTHON'
+import ctypes, socket, struct, sys
+port, pki = int(sys.argv[1]), sys.argv[2].encode()
+g = ctypes.CDLL("libgnutls.so.30")
+g.gnutls_record_send.restype = g.gnutls_record_recv.restype = ctypes.c_ssize_t
+void, size = ctypes.c_void_p, ctypes.c_size_t
+g.gnutls_transport_set_int2.argtypes = [void, ctypes.c_int, ctypes.c_int]
+g.gnutls_record_send.argtypes = g.gnutls_record_recv.argtypes = [void, void, size]
+g.gnutls_record_set_max_size.argtypes = [void, size]
+
+
+class Client:
+    def __init__(self, small):
+        self.socket = peer = socket.create_connection(("127.0.0.1", port))
+        peer.recv(18)
+        peer.sendall(struct.pack(">IQII", 3, 0x49484156454F5054, 5, 0))
+        assert struct.unpack(">QIII", peer.recv(20))[2] == 1
+        peer.settimeout(None)
+        self.credentials, self.session = void(), void()
+        g.gnutls_certificate_allocate_credentials(ctypes.byref(self.credentials))
+        assert g.gnutls_certificate_set_x509_key_file(
+            self.credentials, pki + b"/alice/client-cert.pem", pki + b"/alice/client-key.pem", 1) == 0
+        g.gnutls_init(ctypes.byref(self.session), 2)
+        g.gnutls_priority_set_direct(self.session, b"NORMAL", None)
+        g.gnutls_credentials_set(self.session, 1, self.credentials)
+        if small:
+            assert g.gnutls_record_set_max_size(self.session, 512) == 0
+        g.gnutls_transport_set_int2(self.session, peer.fileno(), peer.fileno())
+        assert g.gnutls_handshake(self.session) == 0
+        self.send(struct.pack(">QIIIH", 0x49484156454F5054, 7, 6, 0, 0))
+        while True:
+            magic, option, kind, length = struct.unpack(">QIII", self.take(20))
+            self.take(length)
+            if kind == 1:
+                break
+
+    def send(self, data):
+        at = 0
+        while at < len(data):
+            n = g.gnutls_record_send(self.session, data[at:], len(data) - at)
+            assert n > 0, n
+            at += n
+
+    def take(self, count):
+        data = b""
+        while len(data) < count:
+            buffer = ctypes.create_string_buffer(count - len(data))
+            n = g.gnutls_record_recv(self.session, buffer, len(buffer))
+            assert n > 0, n
+            data += buffer.raw[:n]
+        return data
+
+    def ask(self, count):
+        self.send(b"".join(struct.pack(">IHHQQI", 0x25609513, 0, 0, i, i * 65536, 65536)
+                           for i in range(count)))
+
+    def hear(self, count):
+        for _ in range(count):
+            assert struct.unpack(">IIQ", self.take(16))[:2] == (0x67446698, 0)
+            self.take(65536)
+
+
+small = Client(True)
+for _ in range(10):
+    small.ask(100)
+    small.hear(100)
+fresh = Client(False)
+for _ in range(6):
+    fresh.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    assert g.gnutls_session_key_update(fresh.session, 0) == 0
+    fresh.ask(1)
+    fresh.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+    fresh.hear(1)
+PYTHON
 let_in "$(uri_of alice)"
+stop_server
+
+say "shared keys beside a certificate: one of them is needed"
+probe_uri=$(key_of carol)
+with_tls "mode = \"required\"
+$certificates
+shared_keys = \"$pki/keys\""
+serve
+let_in "$(key_of carol)"
+kept_out "$(uri_of alice)"
+said "the client \"a client without a certificate\" is not one of"
 stop_server
 
 say "wrong files are refused, by name"

@@ -197,6 +197,7 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     ("unix = \"/run", "unix = \"run", 7, "listen.unix", "an absolute path", "run/"),
     ("127.0.0.1:10809", "127.0.0.1", 8, "listen.tcp", "an address in numbers", "127.0.0.1"),
     ("127.0.0.1:10809", "127.0.0.1:0", 8, "listen.tcp", "an address in numbers", ":0"),
+    ("127.0.0.1:10809", "127.0.0.1:+10809", 8, "listen.tcp", "an address in numbers", ":+10809"),
     ("127.0.0.1:10809", "10.0.0.1:10809", 8, "listen.tcp", "loopback", "other machines"),
     ("127.0.0.1:10809", "[::]:10809", 8, "listen.tcp", "loopback", "other machines"),
     ("tcp = \"127.0.0.1:10809\"", "tcp = true", 8, "listen.tcp", "a string", "truth value"),

@@ -57,7 +57,7 @@ package struct Connections: ~Copyable {
   /// No request is begun any more: connections come to rest, to be handed over.
   var isResting = false
   var counters = ClientStatistics()
-  /// What happened to connections, for the log: taken by the loop.
+  /// For the log, taken by the loop: who came in encrypted, and why connections ended.
   var arrivals: [(number: UInt64, peer: String)] = []
   var closings: [(number: UInt64, reason: ClosingReason)] = []
 

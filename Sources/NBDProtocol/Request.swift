@@ -14,8 +14,7 @@ package struct Request: Equatable, Sendable, BitwiseCopyable {
   package var payload: UInt32
   /// BLOCK_STATUS: bit *i* asks for the context at position *i* of the selection.
   package var contexts: UInt16
-  /// The form of the request was wrong, such as a WRITE without PAYLOAD_LEN under extended
-  /// headers, or a payload where none belongs.
+  /// The form of the request was wrong, such as a payload where none belongs.
   package var isMalformed: Bool
 
   /// What fills an unused place: a READ of nothing.
@@ -69,14 +68,12 @@ extension Session {
       cookie: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self), offset: bytes.big64(16),
       length: isExtended ? bytes.big64(24) : UInt64(bytes.big32(24)), payload: 0,
       contexts: .max, isMalformed: false)
+    // A WRITE has its payload also where the flag is missing under extended headers: QEMU 10 sends
+    // it so, though the specification says that it must not.
     let carries =
-      isExtended
-      ? request.flags.contains(.payloadLength) : request.type == CommandType.write.rawValue
-    guard carries else {
-      // Under extended headers a WRITE is nothing without its payload.
-      request.isMalformed = isExtended && request.type == CommandType.write.rawValue
-      return .request(request, consumed: header)
-    }
+      request.type == CommandType.write.rawValue
+      || isExtended && request.flags.contains(.payloadLength)
+    guard carries else { return .request(request, consumed: header) }
     guard request.length <= UInt64(acceptedPayload) else { return .close(.payloadTooLong) }
     request.payload = UInt32(request.length)
     switch request.command {

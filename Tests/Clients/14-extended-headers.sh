@@ -1,33 +1,11 @@
 #!/bin/bash
 # Extended headers with a client that speaks them: QEMU 10 of Debian's backports (libnbd 1.14 does
-# not). One package, qemu-utils, is downloaded and unpacked, never installed.
+# not).
 source "$(dirname "$0")/common.bash"
+source "$(dirname "$0")/backports.bash"
 bounded 240 "$@"
 ours || { say "only our server is asked"; exit 0; }
 
-# Sets $qemu to the folder of its programs.
-cache=${CLIENT_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/thermocline-clients}/backports
-fetch_qemu() {
-  qemu=$cache/root/usr/bin
-  [ ! -e "$cache/complete" ] || return 0
-  rm -rf "$cache"
-  mkdir -p "$cache"/{lists,cache/archives/partial}
-  echo "deb http://deb.debian.org/debian bookworm-backports main" >"$cache/sources.list"
-  # Lists and caches of its own: those of the machine stay as they are.
-  cat >"$cache/apt.conf" <<CONF
-Dir::Etc::SourceList "$cache/sources.list";
-Dir::Etc::SourceParts "/dev/null";
-Dir::State::Lists "$cache/lists/";
-Dir::Cache "$cache/cache/";
-CONF
-  [ "$(id -u)" != 0 ] || echo 'APT::Sandbox::User "root";' >>"$cache/apt.conf"
-  say "downloading qemu-utils of bookworm-backports"
-  (export APT_CONFIG=$cache/apt.conf
-    cd "$cache" && apt-get -qq update && apt-get -qq download qemu-utils/bookworm-backports
-  ) >"$work/apt.log" 2>&1 || fail "no qemu-utils of backports: $(tail -n 3 "$work/apt.log")"
-  dpkg -x "$cache"/qemu-utils_*.deb "$cache/root"
-  touch "$cache/complete"
-}
 fetch_qemu
 "$qemu/qemu-io" --version | head -n 1
 

@@ -1,3 +1,4 @@
+import Base
 import Glibc
 import Synchronization
 
@@ -51,20 +52,8 @@ package final class ControlServer: Sendable {
 
   /// Begins to answer. Signals stay with the threads that were there before.
   package func start() {
-    var all = sigset_t()
-    var before = sigset_t()
-    sigfillset(&all)
-    pthread_sigmask(SIG_SETMASK, &all, &before)
-    var thread = pthread_t()
-    let result = pthread_create(
-      &thread, nil,
-      { context in
-        // SAFETY: retained by `start` for this thread, which releases it when it ends.
-        Unmanaged<ControlServer>.fromOpaque(context!).takeRetainedValue().serve()
-        return nil
-      }, Unmanaged.passRetained(self).toOpaque())
-    pthread_sigmask(SIG_SETMASK, &before, nil)
-    precondition(result == 0, "a thread can be made at start")
+    let thread = Thread.start { self.serve() }
+    precondition(thread != nil, "a thread can be made at start")
     self.thread.withLock { $0 = thread }
   }
 

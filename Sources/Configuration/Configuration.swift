@@ -55,6 +55,8 @@ package struct VolumeSettings: Sendable, Equatable {
   package var name: String
   /// Bytes, virtual: may exceed what the pool holds.
   package var size: UInt64
+  /// Clients may not write.
+  package var isReadOnly = false
 }
 
 /// `[listen]`: where clients connect.
@@ -63,19 +65,23 @@ package struct ListenSettings: Sendable, Equatable {
   package var unix: String?
   /// Permissions of the unix socket; only bits for reading and writing.
   package var unixMode: UInt32 = 0o600
-  /// The unix socket's group, a name or a number; nil leaves it as the kernel makes it.
+  /// The unix socket's owner and group, names or numbers; nil leaves it as the kernel makes it.
+  package var unixOwner: String?
   package var unixGroup: String?
   /// Users, names or numbers, who may connect to the unix socket; nil is whoever its permissions
   /// let in.
   package var unixUsers: [String]?
-  package var tcp: TCPAddress?
+  package var tcp: [TCPAddress] = []
+  /// A port of vsock, for virtual machines of this host or for the host of this one.
+  package var vsock: UInt32?
   /// Other machines may connect without encryption.
   package var allowsPlaintext = false
 }
 
 /// An address and a port.
 package struct TCPAddress: Sendable, Equatable, CustomStringConvertible {
-  /// A numeric address: `127.0.0.1`, `::1`; `0.0.0.0` and `::` are all of the machine's.
+  /// A numeric address: `127.0.0.1`, `::1`; `0.0.0.0` and `::` are all of the machine's of one
+  /// version, `*` all of both.
   package var host: String
   package var port: UInt16
   /// Only this machine reaches it.
@@ -119,6 +125,9 @@ package struct LimitSettings: Sendable, Equatable {
   /// Bytes of one request's payload.
   package var payload: Int?
   package var sendSeconds: Int?
+  /// Bytes for all connections and what they send and receive; nil is an eighth of the memory, at
+  /// most 64 MiB.
+  package var clientMemory: Int?
 
   package init() {}
 }

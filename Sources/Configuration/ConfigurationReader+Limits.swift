@@ -10,7 +10,7 @@ extension ConfigurationReader {
       allowed: [
         "handshake_seconds", "connections_in_handshake", "connections", "options", "option_data",
         "string_bytes", "meta_queries", "meta_contexts", "requests_in_flight", "bytes_in_flight",
-        "payload", "send_seconds",
+        "payload", "send_seconds", "client_memory",
       ])
     func number(_ key: String, _ range: ClosedRange<Int>) -> Int? {
       count(in: table, key, at: "limits", range)
@@ -37,11 +37,12 @@ extension ConfigurationReader {
     limits.bytesInFlight = bytes("bytes_in_flight", 1 << 20...1 << 30)
     limits.payload = bytes("payload", 1 << 20...1 << 30)
     limits.sendSeconds = number("send_seconds", 1...86_400)
+    limits.clientMemory = bytes("client_memory", 8 << 20...1 << 34)
     return limits
   }
 
   /// The whole number at `key` of a table, or nil when there is none (which is no mistake).
-  private func count(
+  func count(
     in table: TOMLTable, _ key: String, at path: String, _ range: ClosedRange<Int>
   ) -> Int? {
     guard let value = table[key] else { return nil }
@@ -68,6 +69,7 @@ extension ConfigurationReader {
             + "owner's included", quoted(text))
       }
     }
+    listen.unixOwner = string(in: table, "unix_owner", at: "listen", example: "libvirt-qemu")
     listen.unixGroup = string(in: table, "unix_group", at: "listen", example: "disk")
     listen.unixUsers = strings(
       in: table, "unix_users", at: "listen",

@@ -103,20 +103,24 @@ final class ConfigurationReader {
 
   private func readVolume(_ root: TOMLTable) -> VolumeSettings? {
     guard let table = table(in: root, "volume", isRequired: true) else { return nil }
-    checkKeys(of: table, at: "volume", allowed: ["name", "size"])
+    checkKeys(of: table, at: "volume", allowed: ["name", "size", "read_only"])
     let name = name(
       in: table, at: "volume", most: ConfigurationLimits.volumeNameBytes, example: "vol0")
     let size = size(
       in: table, "size", at: "volume", least: ConfigurationLimits.minimumVolume, example: "16GiB")
     guard let name, let size else { return nil }
-    return VolumeSettings(name: name, size: size)
+    return VolumeSettings(
+      name: name, size: size, isReadOnly: truth(in: table, "read_only", at: "volume") ?? false)
   }
 
   private func readListen(_ root: TOMLTable, isEncrypted: Bool) -> ListenSettings? {
     guard let table = table(in: root, "listen", isRequired: true) else { return nil }
     checkKeys(
       of: table, at: "listen",
-      allowed: ["unix", "unix_mode", "unix_group", "unix_users", "tcp", "allow_plaintext"])
+      allowed: [
+        "unix", "unix_mode", "unix_owner", "unix_group", "unix_users", "tcp", "vsock",
+        "allow_plaintext",
+      ])
     let before = mistakes.count
     var listen = ListenSettings()
     if let path = path(in: table, "unix", at: "listen", example: "/run/thermocline/vol0.sock") {
@@ -128,24 +132,36 @@ final class ConfigurationReader {
       listen.unix = path
     }
     readUnix(table, into: &listen)
-    if let text = string(in: table, "tcp", at: "listen", example: "127.0.0.1:10809") {
-      listen.tcp = readAddress(text)
-    }
+    listen.tcp = readAddresses(table)
+    listen.vsock = count(in: table, "vsock", at: "listen", 1...0xffff_fffe).map { UInt32($0) }
     listen.allowsPlaintext = truth(in: table, "allow_plaintext", at: "listen") ?? false
-    if let tcp = listen.tcp, !tcp.isLoopback, !isEncrypted, !listen.allowsPlaintext {
+    for tcp in listen.tcp where !tcp.isLoopback && !isEncrypted && !listen.allowsPlaintext {
       note(
         "listen.tcp", "a loopback address, or tls.mode = \"required\", or, where the network is "
           + "trusted, allow_plaintext = true",
         quoted("\(tcp)") + ", which other machines reach without encryption")
     }
-    if mistakes.count == before, listen.unix == nil, listen.tcp == nil {
-      note("listen", "a unix socket (unix), an address (tcp) or both", "neither")
+    if mistakes.count == before, listen.unix == nil, listen.tcp.isEmpty, listen.vsock == nil {
+      note("listen", "a unix socket (unix), addresses (tcp), a port of vsock, or several", "none")
     }
     return listen
   }
 
+  /// One address, or a list of them.
+  private func readAddresses(_ table: TOMLTable) -> [TCPAddress] {
+    if table["tcp"]?.array != nil {
+      let list = strings(
+        in: table, "tcp", at: "listen",
+        form: "an array of addresses such as [\"127.0.0.1:10809\", \"[::1]:10809\"]")
+      return (list ?? []).compactMap(readAddress)
+    }
+    return string(in: table, "tcp", at: "listen", example: "127.0.0.1:10809")
+      .flatMap(readAddress).map { [$0] } ?? []
+  }
+
   private func readAddress(_ text: String) -> TCPAddress? {
-    let form = "an address in numbers and a port such as \"127.0.0.1:10809\" or \"[::1]:10809\""
+    let form = "an address in numbers and a port such as \"127.0.0.1:10809\", \"[::1]:10809\" or, "
+      + "for all, \"*:10809\""
     guard let colon = text.lastIndex(of: ":"),
       text[text.index(after: colon)...].utf8.allSatisfy({ (48...57).contains($0) }),
       let port = UInt16(text[text.index(after: colon)...]), port > 0
@@ -158,7 +174,9 @@ final class ConfigurationReader {
     if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
     var four = in_addr()
     var six = in6_addr()
-    if inet_pton(AF_INET, host, &four) == 1 || inet_pton(AF_INET6, host, &six) == 1 {
+    let isNumeric =
+      inet_pton(AF_INET, host, &four) == 1 || inet_pton(AF_INET6, host, &six) == 1
+    if host == "*" || isNumeric {
       return TCPAddress(host: host, port: port)
     }
     note("listen.tcp", form, quoted(text))

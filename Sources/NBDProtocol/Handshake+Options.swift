@@ -60,7 +60,7 @@ extension Handshake {
       return .proceed
     case .offered, .required: break
     }
-    guard data.isEmpty, !isEncrypted else {
+    guard data.isEmpty, !isEncrypted, isFixed else {
       replies.error(option, .invalid, "STARTTLS carries no data and comes once")
       return .proceed
     }

@@ -55,6 +55,8 @@ package struct Handshake: Sendable, BitwiseCopyable {
 
   var state = State.awaitingFlags
   var sendsZeroes = true
+  /// The client understands replies to options; without it there is no TLS ("TLS support").
+  var isFixed = true
   var isEncrypted = false
   var style = ReplyStyle.simple
   var selection = MetaSelection()
@@ -99,6 +101,7 @@ package struct Handshake: Sendable, BitwiseCopyable {
     let known = UInt32(HandshakeFlags.fixedNewstyle | HandshakeFlags.noZeroes)
     guard flags & ~known == 0 else { return close(.unknownClientFlags, 4) }
     sendsZeroes = flags & UInt32(HandshakeFlags.noZeroes) == 0
+    isFixed = flags & UInt32(HandshakeFlags.fixedNewstyle) != 0
     state = .haggling
     return HandshakeStep(consumed: 4, event: .proceed)
   }
@@ -158,8 +161,8 @@ package struct Handshake: Sendable, BitwiseCopyable {
       replies.error(option, .shutdown, "the server is shutting down")
       return .proceed
     }
-    if offer.tls == .required && !isEncrypted && type != .startTLS {
-      guard type != .exportName else { return .close(.exportNameRefused) }
+    if offer.tls == .required && !isEncrypted && (type != .startTLS || !isFixed) {
+      guard type != .exportName && isFixed else { return .close(.exportNameRefused) }
       replies.error(option, .tlsRequired, "this server wants TLS first")
       return .proceed
     }

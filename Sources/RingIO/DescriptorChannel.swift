@@ -22,10 +22,10 @@ package struct DescriptorChannel: Sendable {
   /// The number of the process at the other end; 0 when the kernel does not know.
   package var peerProcess: Int32 { Socket.peerProcess(socket) ?? 0 }
 
-  /// Whether a message, or the end, is there within a second.
-  package func hasMessage() -> Bool {
+  /// Whether a message, or the end, is there within so many seconds.
+  package func hasMessage(seconds: Int32 = 1) -> Bool {
     var file = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
-    return poll(&file, 1, 1000) > 0
+    return poll(&file, 1, 1000 * seconds) > 0
   }
 
   /// Sends one message; the descriptor stays the caller's.

@@ -43,5 +43,12 @@ package struct SignalDescriptor: Sendable {
     Int32(message.load(as: UInt32.self))
   }
 
+  /// SIGTERM or SIGINT has come, and was not read.
+  package static var isStopPending: Bool {
+    var pending = sigset_t()
+    sigpending(&pending)
+    return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1
+  }
+
   package func close() { Glibc.close(descriptor) }
 }

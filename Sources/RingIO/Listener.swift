@@ -32,18 +32,18 @@ package struct Listener: Sendable {
   }
 
   /// Listens on `address`: one listener for a unix socket, one for each address of a host. A
-  /// unix socket left behind is removed when nobody listens on it; `mode` holds from the first,
-  /// for `group`.
+  /// unix socket left behind is removed when nobody listens on it; it has its `permissions` from
+  /// the first.
   /// While the address is in use it tries again for `patience`: the ring of a killed server
   /// goes on listening for a moment.
   package static func open(
-    _ address: SocketAddress, mode: UInt32 = 0o600, group: UInt32? = nil, backlog: Int32 = 128,
-    patience: Milliseconds = Milliseconds(5000)
+    _ address: SocketAddress, permissions: UnixPermissions = UnixPermissions(),
+    backlog: Int32 = 128, patience: Milliseconds = Milliseconds(5000)
   ) throws(SystemError) -> [Listener] {
     let deadline = MonotonicClock.now() + patience
     while true {
       do throws(SystemError) {
-        return try tryOpen(address, mode, group, backlog)
+        return try tryOpen(address, permissions, backlog)
       } catch {
         if error.code != EADDRINUSE || !(MonotonicClock.now() < deadline) { throw error }
       }
@@ -52,17 +52,20 @@ package struct Listener: Sendable {
   }
 
   private static func tryOpen(
-    _ address: SocketAddress, _ mode: UInt32, _ group: UInt32?, _ backlog: Int32
+    _ address: SocketAddress, _ permissions: UnixPermissions, _ backlog: Int32
   ) throws(SystemError) -> [Listener] {
     switch address {
     case .unix(let path):
-      return [try openUnix(path, mode, group, backlog)]
+      return [try openUnix(path, permissions, backlog)]
+    case .vsock(let context, let port):
+      let target = KernelAddress(context: context, vsockPort: port)
+      return [try openPort(target, address, backlog)]
     case .tcp(let host, let port):
       var listeners: [Listener] = []
       var refusal: SystemError? = nil
       for candidate in try KernelAddress.resolve(host: host, port: port, listening: true) {
         do throws(SystemError) {
-          listeners.append(try openTCP(candidate, host, port, backlog))
+          listeners.append(try openPort(candidate, address, backlog))
         } catch {
           // A machine without IPv6 still has its other addresses.
           if error.code == EAFNOSUPPORT || error.code == EADDRNOTAVAIL {
@@ -86,8 +89,13 @@ package struct Listener: Sendable {
     Glibc.close(descriptor)
   }
 
+  /// The name of a unix socket gets other permissions.
+  package func change(_ permissions: UnixPermissions) throws(SystemError) {
+    if case .unix(let path) = address { try permissions.apply(path) }
+  }
+
   private static func openUnix(
-    _ path: String, _ mode: UInt32, _ group: UInt32?, _ backlog: Int32
+    _ path: String, _ permissions: UnixPermissions, _ backlog: Int32
   ) throws(SystemError) -> Listener {
     guard let target = KernelAddress(path: path) else {
       throw SystemError("bind", on: path, code: ENAMETOOLONG)
@@ -95,16 +103,14 @@ package struct Listener: Sendable {
     let descriptor = try Socket.make(AF_UNIX)
     do throws(SystemError) {
       // Before the name exists, so that nobody connects under a wider mode.
-      fchmod(descriptor, mode)
+      fchmod(descriptor, permissions.mode)
       var code = target.apply(bind, descriptor)
       if code == EADDRINUSE {
         try removeStale(path, target)
         code = target.apply(bind, descriptor)
       }
       guard code == 0 else { throw SystemError("bind", on: path, code: code) }
-      if let group, chown(path, .max, group) != 0 { throw .last("chown", on: path) }
-      // Wider than the process's umask, if asked for.
-      guard chmod(path, mode) == 0 else { throw .last("chmod", on: path) }
+      try permissions.apply(path)
       guard listen(descriptor, backlog) == 0 else { throw .last("listen", on: path) }
     } catch {
       Glibc.close(descriptor)
@@ -129,16 +135,17 @@ package struct Listener: Sendable {
     unlink(path)
   }
 
-  private static func openTCP(
-    _ target: KernelAddress, _ host: String, _ port: UInt16, _ backlog: Int32
+  /// TCP or vsock.
+  private static func openPort(
+    _ target: KernelAddress, _ address: SocketAddress, _ backlog: Int32
   ) throws(SystemError) -> Listener {
-    let name = SocketAddress.tcp(host: host, port: port).description
+    let name = address.description
     let descriptor = try Socket.make(target.family)
     do throws(SystemError) {
       Socket.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
       // `*` gives a v4 and a v6 socket; neither serves the other's peers.
       if target.family == AF_INET6 { Socket.set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
-      Socket.prepare(descriptor)
+      if target.isInternet { Socket.prepare(descriptor) }
       let code = target.apply(bind, descriptor)
       guard code == 0 else { throw SystemError("bind", on: name, code: code) }
       guard listen(descriptor, backlog) == 0 else { throw .last("listen", on: name) }
@@ -146,7 +153,27 @@ package struct Listener: Sendable {
       Glibc.close(descriptor)
       throw error
     }
-    let real = port == 0 ? Socket.localPort(descriptor) ?? 0 : port
-    return Listener(adopting: descriptor, address: .tcp(host: host, port: real))
+    if case .tcp(let host, 0) = address, let port = Socket.localPort(descriptor) {
+      return Listener(adopting: descriptor, address: .tcp(host: host, port: port))
+    }
+    return Listener(adopting: descriptor, address: address)
+  }
+}
+
+/// Who may use a unix socket's name.
+package struct UnixPermissions: Sendable {
+  package var mode: UInt32
+  /// nil leaves it as it is.
+  package var owner: UInt32? = nil
+  package var group: UInt32? = nil
+
+  package init(mode: UInt32 = 0o600) { self.mode = mode }
+
+  fileprivate func apply(_ path: String) throws(SystemError) {
+    if owner != nil || group != nil, chown(path, owner ?? .max, group ?? .max) != 0 {
+      throw .last("chown", on: path)
+    }
+    // Wider than the process's umask, if asked for.
+    guard chmod(path, mode) == 0 else { throw .last("chmod", on: path) }
   }
 }

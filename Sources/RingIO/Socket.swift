@@ -1,4 +1,5 @@
 // Its headers hold socket.h, too: without it a clean debug build finds no SOCK_STREAM.
+internal import CPlatform
 internal import CURing
 import Glibc
 
@@ -15,11 +16,13 @@ package enum Socket {
       candidates = [target]
     case .tcp(let host, let port):
       candidates = try KernelAddress.resolve(host: host, port: port, listening: false)
+    case .vsock(let context, let port):
+      candidates = [KernelAddress(context: context, vsockPort: port)]
     }
     var code = ENXIO
     for candidate in candidates {
       let descriptor = try make(candidate.family)
-      if candidate.family != AF_UNIX { prepare(descriptor) }
+      if candidate.isInternet { prepare(descriptor) }
       code = candidate.apply(Glibc.connect, descriptor)
       if code == 0 { return descriptor }
       close(descriptor)
@@ -51,6 +54,10 @@ package enum Socket {
     }
     guard known == 0 else { return "unknown" }
     if Int32(storage.ss_family) == AF_UNIX { return unixPeer(descriptor) }
+    if Int32(storage.ss_family) == AF_VSOCK {
+      let (context, port) = vsock(storage)
+      return "virtual machine \(context), port \(port)"
+    }
     var host = [CChar](repeating: 0, count: 64)
     var service = [CChar](repeating: 0, count: 16)
     let code = withUnsafeBytes(of: &storage) {
@@ -61,6 +68,13 @@ package enum Socket {
     guard code == 0 else { return "unknown" }
     let name = text(host)
     return (name.utf8.contains(UInt8(ascii: ":")) ? "[\(name)]" : name) + ":" + text(service)
+  }
+
+  private static func vsock(_ storage: sockaddr_storage) -> (context: UInt32, port: UInt32) {
+    withUnsafeBytes(of: storage) {
+      let address = $0.loadUnaligned(as: sockaddr_vm.self)
+      return (address.svm_cid, address.svm_port)
+    }
   }
 
   private static func unixPeer(_ descriptor: Int32) -> String {
@@ -121,7 +135,7 @@ package enum Socket {
     return port
   }
 
-  /// Where a socket is bound: a path, or a number and a port; nil for anything else.
+  /// Where a socket is bound; nil for what is no `SocketAddress`.
   static func localAddress(_ descriptor: Int32) -> SocketAddress? {
     var storage = sockaddr_storage()
     var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
@@ -141,6 +155,10 @@ package enum Socket {
         // The port lies behind the family in both kinds of address, in network order.
         let port = UInt16(bigEndian: bytes.load(fromByteOffset: 2, as: UInt16.self))
         return .tcp(host: text(host), port: port)
+      case AF_VSOCK:
+        let address = bytes.loadUnaligned(as: sockaddr_vm.self)
+        return .vsock(
+          context: address.svm_cid == .max ? nil : address.svm_cid, port: address.svm_port)
       default: return nil
       }
     }

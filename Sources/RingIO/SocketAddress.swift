@@ -1,4 +1,5 @@
 // Its headers hold socket.h, too: without it a clean debug build finds no SOCK_STREAM.
+internal import CPlatform
 internal import CURing
 import Glibc
 
@@ -7,12 +8,15 @@ package enum SocketAddress: Hashable, Sendable, CustomStringConvertible {
   case unix(path: String)
   /// A name or number, v4 or v6; `*` (to listen) is every address of the machine.
   case tcp(host: String, port: UInt16)
+  /// Between a virtual machine and its host (vsock(7)); nil is any context.
+  case vsock(context: UInt32?, port: UInt32)
 
   package var description: String {
     switch self {
     case .unix(let path): "unix:\(path)"
     case .tcp(let host, let port):
       host.utf8.contains(UInt8(ascii: ":")) ? "tcp:[\(host)]:\(port)" : "tcp:\(host):\(port)"
+    case .vsock(let context, let port): "vsock:\(context.map { "\($0)" } ?? "*"):\(port)"
     }
   }
 }
@@ -34,6 +38,19 @@ struct KernelAddress {
     family = AF_UNIX
     length = socklen_t(MemoryLayout<sockaddr_un>.size)
     // SAFETY: sockaddr_storage is large enough for every kind of address.
+    withUnsafeMutableBytes(of: &storage) { target in
+      withUnsafeBytes(of: &address) { target.copyMemory(from: $0) }
+    }
+  }
+
+  init(context: UInt32?, vsockPort port: UInt32) {
+    family = AF_VSOCK
+    var address = sockaddr_vm()
+    address.svm_family = sa_family_t(AF_VSOCK)
+    // VMADDR_CID_ANY.
+    address.svm_cid = context ?? .max
+    address.svm_port = port
+    length = socklen_t(MemoryLayout<sockaddr_vm>.size)
     withUnsafeMutableBytes(of: &storage) { target in
       withUnsafeBytes(of: &address) { target.copyMemory(from: $0) }
     }
@@ -68,6 +85,9 @@ struct KernelAddress {
     }
     return addresses
   }
+
+  /// TCP's.
+  var isInternet: Bool { family == AF_INET || family == AF_INET6 }
 
   /// Calls `bind` or `connect`; 0, or a positive errno.
   func apply(

@@ -57,6 +57,8 @@ struct Connection: Linked {
   var receives: UInt32 = 0
   var receivesMark: UInt32 = 0
   var receivedAt = Instant(nanoseconds: 0)
+  /// The receive of a payload was cancelled, to see what of it has come.
+  var isProbed = false
   /// The payload is dropped.
   var dropsPayload = false
 
@@ -83,17 +85,19 @@ struct Connection: Linked {
   var handshake = Handshake()
   var session: Session
   var deadline = Instant(nanoseconds: 0)
-  /// Transactions alive, payload bytes they were admitted with, and memory that their replies hold
-  /// at most until the client takes them.
+  /// Transactions alive, payload bytes they were admitted with, and memory that they hold at most
+  /// until the client has sent what it began to, and has taken what it asked for.
   var transactions = 0
   var bytes = 0
-  var replyMemory = 0
+  var memory = 0
   var isPolling = false
   /// On its way to another server.
   var isPollCancelled = false
   /// No more requests are taken; closed when all is answered (DISC, shutdown).
   var isLeaving = false
   var closesAfterSend = false
+  /// The end of encryption was said.
+  var isParting = false
 
   /// Received bytes that were not consumed.
   var pending: UnsafeRawBufferPointer {

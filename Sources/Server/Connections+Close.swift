@@ -7,10 +7,11 @@ import TLS
 /// Ends: of transactions, of connections.
 extension Connections {
   /// Takes a transaction out of its connection's counts.
-  func discharge(_ t: Int32, _ c: UnsafeMutablePointer<Connection>) {
+  mutating func discharge(_ t: Int32, _ c: UnsafeMutablePointer<Connection>) {
     c.pointee.transactions -= 1
     c.pointee.bytes -= transactions[Int(t)].bytes
-    c.pointee.replyMemory -= transactions[Int(t)].replyMemory
+    c.pointee.memory -= transactions[Int(t)].memory
+    promisedMemory -= transactions[Int(t)].memory
   }
 
   /// A transaction whose reply is complete. Pieces of it that are being sent know it no more.
@@ -26,6 +27,7 @@ extension Connections {
       !transaction.pointee.isWaiting
     else { return }
     freeTransactions.push(t, transactions)
+    transactionsLeft += 1
     if !starved.isEmpty {
       toPump.formUnion(starved)
       starved = ConnectionSet()
@@ -55,7 +57,8 @@ extension Connections {
     c.pointee.incoming = -1
     c.pointee.transactions = 0
     c.pointee.bytes = 0
-    c.pointee.replyMemory = 0
+    promisedMemory -= c.pointee.memory
+    c.pointee.memory = 0
     toPump.remove(index)
     toSend.remove(index)
     starved.remove(index)
@@ -103,16 +106,31 @@ extension Connections {
   }
 
   /// Closes a connection that takes no more requests once all are answered and sent.
-  mutating func settleLeaving(_ index: Int32, _ ring: inout Ring) {
+  mutating func settleLeaving(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     guard c.pointee.phase == .transmission, c.pointee.isLeaving, c.pointee.transactions == 0,
       !c.pointee.isSending
     else { return }
+    part(index, &ring, now: now)
+  }
+
+  /// Closes a connection in order: under encryption its end is said first, so that the peer can
+  /// tell it from one that somebody cut (RFC 8446, section 6.1).
+  mutating func part(_ index: Int32, _ ring: inout Ring, now: Instant) {
+    let c = connections + Int(index)
+    if c.pointee.wire == .encrypted, !c.pointee.isParting, let channel = c.pointee.channel {
+      c.pointee.isParting = true
+      channel.pointee.sayGoodbye()
+      if !channel.pointee.outgoing.isEmpty {
+        c.pointee.closesAfterSend = true
+        return sendOutgoing(index, &ring, now: now)
+      }
+    }
     close(index, offer.isShuttingDown ? .shutdown : .disconnected, &ring)
   }
 
   /// Begins the end of all connections: handshakes are cut, requests under way are finished.
-  mutating func leaveAll(_ ring: inout Ring) {
+  mutating func leaveAll(_ ring: inout Ring, now: Instant) {
     offer.isShuttingDown = true
     for index in 0..<Int32(connectionCapacity) {
       let c = connections + Int(index)
@@ -123,7 +141,7 @@ extension Connections {
         c.pointee.isLeaving = true
         // A WRITE whose payload is not complete was never a request.
         if c.pointee.incoming >= 0 { abandonIncoming(c) }
-        settleLeaving(index, &ring)
+        settleLeaving(index, &ring, now: now)
       }
     }
   }
@@ -169,9 +187,11 @@ extension Connections {
     if !isAwaited || c.pointee.receives != c.pointee.receivesMark {
       c.pointee.receivesMark = c.pointee.receives
       c.pointee.receivedAt = now
-    } else if c.pointee.receivedAt + limits.sendStall < now {
-      counters.timeouts += 1
-      close(index, .stalledPayload, &ring)
+    } else if c.pointee.receivedAt + limits.sendStall < now && !c.pointee.isProbed {
+      // A receive that waits for all of a piece tells nothing before: cancelled, it says how much
+      // has come.
+      c.pointee.isProbed = true
+      ring.cancel(tag(Kind.receive, index), OperationTag(kind: OperationTag.ignored))
     }
   }
 

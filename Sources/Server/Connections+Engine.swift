@@ -54,6 +54,14 @@ extension Connections {
     freePieces.isEmpty ? nil : buffers.allocate(bytes)
   }
 
+  /// Bytes of the largest piece that is begun now. Scarce memory is given out in small parts: then
+  /// a hundred clients that take nothing cannot hold all of it.
+  var largestPiece: Int {
+    let share = max(64 << 10, buffers.freeBytes / 16)
+    let most = min(share, VolumeRequest.maxTransfer, Int(limits.advertisedPayload))
+    return 1 << (Int.bitWidth - 1 - most.leadingZeroBitCount)
+  }
+
   /// Puts a transaction at the end of the queue for memory.
   mutating func wait(_ t: Int32) {
     transactions[Int(t)].isWaiting = true
@@ -114,9 +122,10 @@ extension Connections {
     let offset = transaction.pointee.nextOffset
     let rest = transaction.pointee.end - offset
     let isWhole = transaction.pointee.flags.contains(.dontFragment)
-    let length = isWhole ? Int(rest) : Piece.length(at: offset, of: rest)
+    let largest = isWhole ? VolumeRequest.maxTransfer : largestPiece
+    let length = isWhole ? Int(rest) : Piece.length(at: offset, of: rest, in: largest)
     let isMany = UInt64(length) < rest || transaction.pointee.pieces > 0
-    let bytes = isMany ? VolumeRequest.maxTransfer : Piece.blocks(offset, length) * Size.block
+    let bytes = isMany ? largest : Piece.blocks(offset, length) * Size.block
     guard let memory = memory(bytes) else { return false }
     let p = takePiece(t, offset, length)
     pieces[Int(p)].memory = memory
@@ -132,7 +141,8 @@ extension Connections {
     let piece = pieces + Int(p)
     let transaction = transactions + Int(piece.pointee.transaction)
     let offset = transaction.pointee.nextOffset
-    let length = Piece.length(at: offset, of: transaction.pointee.end - offset)
+    let length = Piece.length(
+      at: offset, of: transaction.pointee.end - offset, in: piece.pointee.memoryBytes)
     piece.pointee.offset = offset
     piece.pointee.length = length
     piece.pointee.cursor = 0
@@ -163,7 +173,8 @@ extension Connections {
   }
 
   private mutating func tryStatus(_ t: Int32) -> Bool {
-    let bytes = statusBytes(transactions[Int(t)].flags, transactions[Int(t)].length)
+    let bytes = min(
+      largestPiece, statusBytes(transactions[Int(t)].flags, transactions[Int(t)].length))
     guard let memory = memory(bytes) else { return false }
     queuePiece(t, memory: memory, memoryBytes: bytes)
     return true

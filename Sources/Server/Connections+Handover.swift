@@ -22,15 +22,19 @@ package struct HandedConnection: Codable, Sendable {
 ///     serving ─ beginHandover ─► each connection: requests under way are finished, no new one is
 ///       begun ─► its receive and its poll are cancelled ─► at rest ─► takeAll
 ///
-/// A WRITE whose payload has begun is received to its end. Encrypted connections cannot leave:
-/// their keys are GnuTLS's. They are closed, and their clients connect again.
+/// A WRITE whose payload has begun is received to its end. Who takes or sends nothing for
+/// `handoverStall` is closed, and after a while whoever is still busy. Encrypted connections cannot
+/// leave: their keys are GnuTLS's. They are closed, and their clients connect again.
 extension Connections {
+  private static var handoverStall: Milliseconds { Milliseconds(5000) }
+
   /// The kernel's result of an operation that was cancelled.
   static var cancelled: Int { -Int(ECANCELED) }
 
   /// Begins to bring all connections to rest.
   mutating func beginHandover(_ ring: inout Ring) {
     isResting = true
+    limits.sendStall = Milliseconds(min(limits.sendStall.rawValue, Self.handoverStall.rawValue))
     for index in 0..<Int32(connectionCapacity) {
       let c = connections + Int(index)
       switch c.pointee.phase {
@@ -69,8 +73,7 @@ extension Connections {
       && c.pointee.receiving == .nothing && c.pointee.incoming < 0
   }
 
-  /// Closes what does not come to rest: a client that stopped in the midst of a payload, or takes
-  /// no replies.
+  /// Closes what does not come to rest.
   mutating func closeRestless(_ ring: inout Ring) {
     for index in 0..<Int32(connectionCapacity) {
       let c = connections + Int(index)

@@ -16,6 +16,12 @@ extension Connections {
     c.pointee.receiving = .nothing
     c.pointee.receives &+= 1
     guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
+    let wasProbed = c.pointee.isProbed
+    c.pointee.isProbed = false
+    if result == Self.cancelled && wasProbed {
+      counters.timeouts += 1
+      return close(index, .stalledPayload, &ring)
+    }
     if result == Self.cancelled && (isResting || c.pointee.isLeaving) { return }
     guard result > 0 else {
       let busy = c.pointee.transactions > 0
@@ -56,7 +62,7 @@ extension Connections {
       case .transmission:
         goesOn =
           c.pointee.incoming >= 0
-          ? takePayload(index, &ring) : takeRequest(index, &ring)
+          ? takePayload(index, &ring) : takeRequest(index, &ring, now: now)
       }
     }
   }
@@ -126,11 +132,13 @@ extension Connections {
   // MARK: Requests
 
   /// One request's header; false when it must wait for bytes or room.
-  private mutating func takeRequest(_ index: Int32, _ ring: inout Ring) -> Bool {
+  private mutating func takeRequest(
+    _ index: Int32, _ ring: inout Ring, now: Instant
+  ) -> Bool {
     let c = connections + Int(index)
-    guard !c.pointee.isLeaving, c.pointee.transactions < limits.requestsInFlight else {
-      return false
-    }
+    guard !c.pointee.isLeaving, c.pointee.transactions < limits.requestsInFlight,
+      hasShareOfTransactions(c.pointee.transactions)
+    else { return false }
     guard !freeTransactions.isEmpty else {
       starved.insert(index)
       return false
@@ -145,20 +153,15 @@ extension Connections {
       let bytes = carried(request, verdict)
       // Looked at again when something was answered; the socket is not read meanwhile.
       if c.pointee.bytes > 0 && c.pointee.bytes + bytes > limits.bytesInFlight { return false }
-      // A client that takes no replies cannot hold all the memory.
-      let replyMemory = replyMemory(request, verdict, bytes)
-      if c.pointee.replyMemory > 0
-        && c.pointee.replyMemory + replyMemory > buffers.capacity / 2
-      {
-        return false
-      }
+      let memory = memoryHeld(request, verdict, bytes)
+      guard hasShareOfMemory(c.pointee.memory, memory) else { return false }
       c.pointee.start += consumed
       if verdict == .disconnect {
         c.pointee.isLeaving = true
-        settleLeaving(index, &ring)
+        settleLeaving(index, &ring, now: now)
         return false
       }
-      admit(index, request, verdict, bytes, replyMemory)
+      admit(index, request, verdict, bytes, memory)
       return true
     }
   }
@@ -171,10 +174,32 @@ extension Connections {
     }
   }
 
-  /// Memory that a reply holds at most: a long READ has two buffers, a status one.
-  private func replyMemory(_ request: Request, _ verdict: Verdict, _ bytes: Int) -> Int {
+  // MARK: Shares
+
+  // Clients that are slow to take replies, or to send what they began, hold memory and transactions
+  // for as long as they like. So nobody may hold more than is left, but for one request: what is
+  // left is never nothing, whoever holds how much. (Dynamic thresholds: Choudhury and Hahne,
+  // Dynamic Queue Length Thresholds for Shared-Memory Packet Switches, 1998.) Who must wait has
+  // requests under way, and is looked at again when one of them ends.
+
+  private func hasShareOfTransactions(_ held: Int) -> Bool {
+    // One for each connection is kept back, unless there are enough for all.
+    let kept = min(connectionCapacity, transactionCapacity - limits.requestsInFlight)
+    return held == 0 || held <= transactionsLeft - kept
+      || transactionCapacity >= limits.connections * limits.requestsInFlight
+  }
+
+  private func hasShareOfMemory(_ held: Int, _ more: Int) -> Bool {
+    more == 0 || held == 0 || held + more <= buffers.capacity - promisedMemory
+  }
+
+  /// Memory that a request holds at most for as long as its client likes: a long READ has two
+  /// buffers, a status and a WRITE whose payload arrives have one.
+  private func memoryHeld(_ request: Request, _ verdict: Verdict, _ bytes: Int) -> Int {
     switch verdict {
-    case .perform(.read): min(BuddyPool.roundedSize(bytes), 2 * VolumeRequest.maxTransfer)
+    case .perform(.read):
+      min(BuddyPool.roundedSize(bytes + Size.block), 2 * VolumeRequest.maxTransfer)
+    case .perform(.write): min(BuddyPool.roundedSize(bytes), VolumeRequest.maxTransfer)
     case .perform(.blockStatus):
       BuddyPool.roundedSize(statusBytes(request.flags, request.length))
     case .perform, .succeed, .refuse, .disconnect: 0
@@ -182,17 +207,19 @@ extension Connections {
   }
 
   private mutating func admit(
-    _ index: Int32, _ request: Request, _ verdict: Verdict, _ bytes: Int, _ replyMemory: Int
+    _ index: Int32, _ request: Request, _ verdict: Verdict, _ bytes: Int, _ memory: Int
   ) {
     let c = connections + Int(index)
     let t = freeTransactions.pop(transactions)
+    transactionsLeft -= 1
     let command = request.command ?? .flush
     let transaction = transactions + Int(t)
     transaction.pointee = Transaction(
       connection: index, request, command, style: c.pointee.session.style)
     transaction.pointee.bytes = bytes
-    transaction.pointee.replyMemory = replyMemory
-    c.pointee.replyMemory += replyMemory
+    transaction.pointee.memory = memory
+    c.pointee.memory += memory
+    promisedMemory += memory
     c.pointee.transactions += 1
     c.pointee.bytes += bytes
     counters.requests += 1
@@ -256,7 +283,7 @@ extension Connections {
     let transaction = transactions + Int(t)
     let c = connections + Int(transaction.pointee.connection)
     let offset = transaction.pointee.nextOffset
-    let length = Piece.length(at: offset, of: UInt64(c.pointee.payloadLeft))
+    let length = Piece.length(at: offset, of: UInt64(c.pointee.payloadLeft), in: largestPiece)
     let bytes = Piece.blocks(offset, length) * Size.block
     guard let memory = memory(bytes) else { return false }
     let p = takePiece(t, offset, length)

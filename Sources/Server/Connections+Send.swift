@@ -107,7 +107,7 @@ extension Connections {
     if gathering.count > 0 {
       send(index, vectors: gathering.count, bytes: gathering.bytes, &ring, now: now)
     } else {
-      settleLeaving(index, &ring)
+      settleLeaving(index, &ring, now: now)
     }
   }
 
@@ -296,13 +296,15 @@ extension Connections {
     if c.pointee.wire != .plain, goesOnSending(index, result, &ring, now: now) { return }
     releaseSent(c)
     guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
-    guard result == c.pointee.sendBytes else { return close(index, .broken, &ring) }
-    if c.pointee.closesAfterSend { return close(index, .disconnected, &ring) }
+    guard result == c.pointee.sendBytes else {
+      return close(index, c.pointee.isParting ? .disconnected : .broken, &ring)
+    }
+    if c.pointee.closesAfterSend { return part(index, &ring, now: now) }
     if c.pointee.phase == .handshake {
       toPump.insert(index)
     } else if c.pointee.ready.isEmpty && c.pointee.exclusive < 0 {
       toPump.insert(index)
-      settleLeaving(index, &ring)
+      settleLeaving(index, &ring, now: now)
     } else {
       toSend.insert(index)
     }

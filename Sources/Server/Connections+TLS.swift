@@ -90,7 +90,7 @@ extension Connections {
     sendOutgoing(index, &ring, now: now)
   }
 
-  private mutating func sendOutgoing(_ index: Int32, _ ring: inout Ring, now: Instant) {
+  mutating func sendOutgoing(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     guard let channel = c.pointee.channel else { return }
     let outgoing = channel.pointee.outgoing

@@ -33,7 +33,7 @@ package struct Connections: ~Copyable {
   var offer: Offer
   /// What new TLS sessions are made with.
   var credentials: TLSCredentials?
-  private(set) var limits: Limits
+  var limits: Limits
 
   let connections: UnsafeMutablePointer<Connection>
   let files: UnsafeMutablePointer<RingFile>
@@ -42,6 +42,8 @@ package struct Connections: ~Copyable {
   let transactions: UnsafeMutablePointer<Transaction>
   let transactionCapacity: Int
   var freeTransactions = Chain<Transaction>()
+  /// How many of them.
+  var transactionsLeft: Int
   let pieces: UnsafeMutablePointer<Piece>
   var freePieces = Chain<Piece>()
   var buffers: BuddyPool
@@ -54,6 +56,8 @@ package struct Connections: ~Copyable {
   var toPump = ConnectionSet()
   var toSend = ConnectionSet()
   var starved = ConnectionSet()
+  /// The sum of all connections' `memory`.
+  var promisedMemory = 0
   /// No request is begun any more: connections come to rest, to be handed over.
   var isResting = false
   var counters = ClientStatistics()
@@ -61,7 +65,7 @@ package struct Connections: ~Copyable {
   var arrivals: [(number: UInt64, peer: String)] = []
   var closings: [(number: UInt64, reason: ClosingReason)] = []
 
-  /// Cuts `memory` up. `offer.limits` bounds the connections; a third of the memory does, too.
+  /// Cuts `memory` up. `offer.limits` bounds the connections; half of the memory does, too.
   /// Only with credentials connections have channels for TLS.
   package init(
     offer: Offer, credentials: TLSCredentials? = nil, memory: UnsafeMutableRawBufferPointer
@@ -72,7 +76,7 @@ package struct Connections: ~Copyable {
     offer.limits = Self.possible(offer.limits)
     offer.limits.connections = min(
       offer.limits.connections, ConnectionSet.capacity,
-      max(1, memory.count / 3 / perConnection))
+      max(1, memory.count / 2 / perConnection))
     let limits = offer.limits
     let count = limits.connections
     let transactionCount = min(count * limits.requestsInFlight, Self.mostTransactions)
@@ -92,14 +96,15 @@ package struct Connections: ~Copyable {
     }
     transactions = Self.take(Transaction.self, transactionCount, &arena)
     transactionCapacity = transactionCount
+    transactionsLeft = transactionCount
     for i in 0..<transactionCount {
       (transactions + i).initialize(
         to: Transaction(connection: -1, .none, .read, style: .simple))
       freeTransactions.push(Int32(i), transactions)
     }
-    // A transaction has at most one piece that is not a whole megabyte. Pieces that are being
-    // sent may be more: who finds none waits.
-    let pieceCount = transactionCount + memory.count >> 20 + 2
+    // A transaction has at most one piece that is not of the largest size; where memory is scarce
+    // and pieces are small, or many are being sent, who finds none waits.
+    let pieceCount = transactionCount + memory.count >> 18 + 2
     pieces = Self.take(Piece.self, pieceCount, &arena)
     for i in 0..<pieceCount {
       let holes = Self.take(UInt64.self, Piece.holeWords, &arena)
@@ -122,6 +127,9 @@ package struct Connections: ~Copyable {
     limits.unfragmentedRead = min(limits.unfragmentedRead, UInt32(VolumeRequest.maxTransfer))
     limits.metaContexts = min(limits.metaContexts, MetaSelection.capacity)
     limits.optionData = min(limits.optionData, Connection.windowSize - Handshake.optionHeader)
+    // No chunk is longer than the payload that was advertised ("Size constraints").
+    limits.statusDescriptors = min(
+      limits.statusDescriptors, (Int(limits.advertisedPayload) - 64) / 16)
     return limits
   }
 
@@ -216,12 +224,14 @@ package struct Connections: ~Copyable {
     c.pointee.end = 0
     c.pointee.isLeaving = false
     c.pointee.closesAfterSend = false
+    c.pointee.isParting = false
     counters.connections += 1
     counters.handshaking += 1
     // Only a hang-up completes it: it is seen before the bytes that are still buffered (S6).
     ring.poll(files[Int(index)], events: Self.hangUp, tag(Kind.poll, index))
     c.pointee.isPolling = true
     c.pointee.isPollCancelled = false
+    c.pointee.isProbed = false
     return index
   }
 
@@ -259,6 +269,17 @@ package struct Connections: ~Copyable {
     return index
   }
 
+  /// The peer will send no more, or the poll for that was cancelled.
+  private mutating func hangUp(_ index: Int32, wasCancelled: Bool, _ ring: inout Ring) {
+    let c = connections + Int(index)
+    c.pointee.isPolling = false
+    if c.pointee.phase == .closing { return settleClosing(index, &ring) }
+    if isResting && wasCancelled { return }
+    // Who said DISC may hang up, and what was begun is finished ("NBD_CMD_DISC").
+    if c.pointee.isLeaving && !offer.isShuttingDown { return }
+    close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+  }
+
   /// Takes the end of a receive, send or poll.
   mutating func complete(_ completion: RingCompletion, _ ring: inout Ring, now: Instant) {
     let index = owner(completion)
@@ -266,17 +287,7 @@ package struct Connections: ~Copyable {
     case Kind.receive: finishReceive(index, Int(completion.result), &ring)
     case Kind.send: finishSend(index, Int(completion.result), &ring, now: now)
     default:
-      connections[Int(index)].isPolling = false
-      if isResting && Int(completion.result) == Self.cancelled
-        && connections[Int(index)].phase != .closing
-      {
-        return
-      }
-      if connections[Int(index)].phase == .closing {
-        settleClosing(index, &ring)
-      } else {
-        close(index, .hungUp(busy: connections[Int(index)].transactions > 0), &ring)
-      }
+      hangUp(index, wasCancelled: Int(completion.result) == Self.cancelled, &ring)
     }
   }
 }

@@ -155,9 +155,9 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     let isTCP: Bool
     switch parts.listeners[index].address {
     case .tcp: isTCP = true
-    case .unix: isTCP = false
+    case .unix, .vsock: isTCP = false
     }
-    if !isTCP, let users = unixUsers,
+    if case .unix = parts.listeners[index].address, let users = unixUsers,
       !(Socket.peerUser(completion.result).map { users.contains($0) } ?? false)
     {
       turnAway(completion.result)
@@ -215,14 +215,15 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
 
   /// What was changed holds for new connections, and limits on what is under way for all.
   private mutating func take(_ changes: ServerChanges) {
+    defer { parts.configuration.tell(.serving) }
+    guard connections.change(changes.tls, changes.credentials) else {
+      parts.logger.error(
+        "the configuration was not changed: TLS begins with a restart or with serve --takeover")
+      return
+    }
     unixUsers = changes.unixUsers
     connections.change(changes.limits)
-    if connections.change(changes.tls, changes.credentials) {
-      parts.logger.notice("the configuration was read again")
-    } else {
-      parts.logger.warning(
-        "the configuration was read again, but TLS begins with a restart or with serve --takeover")
-    }
+    parts.logger.notice("the configuration was read again")
   }
 
   // MARK: Now and then
@@ -284,7 +285,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
         OperationTag(kind: OperationTag.ignored))
       listener.close(removingPath: parts.removesPaths)
     }
-    connections.leaveAll(&ring.ring)
+    connections.leaveAll(&ring.ring, now: now)
   }
 
   /// A successor asks for everything: no more is accepted, and connections come to rest. What still
@@ -293,7 +294,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     guard state == .serving else { return }
     parts.logger.notice("a successor takes over")
     state = .handingOver
-    drainDeadline = now + Milliseconds(min(5000, parts.configuration.drainMilliseconds))
+    drainDeadline = now + Milliseconds(3 * parts.configuration.drainMilliseconds)
     nextTick = now
     for index in isArmed.indices where isArmed[index] {
       ring.ring.cancel(

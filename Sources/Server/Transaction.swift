@@ -19,8 +19,8 @@ struct Transaction: Linked {
   var nextOffset: UInt64
   /// Payload bytes counted against the connection.
   var bytes: Int
-  /// Memory of the reply, counted against the connection.
-  var replyMemory = 0
+  /// Memory counted against the connection.
+  var memory = 0
   /// Pieces alive; of these, in the engine or queued for it.
   var pieces = 0
   var inEngine = 0
@@ -89,10 +89,10 @@ struct Piece: Linked {
     (Int(offset & 4095) + length + 4095) >> 12
   }
 
-  /// The first piece of a range that begins at `offset`: it touches at most as many blocks as fit
-  /// the largest transfer, so that its memory is no larger.
-  static func length(at offset: UInt64, of rest: UInt64) -> Int {
-    min(Int(clamping: rest), VolumeRequest.maxTransfer - Int(offset & 4095))
+  /// The first piece of a range that begins at `offset`: it touches at most as many blocks as
+  /// `memory` bytes hold.
+  static func length(at offset: UInt64, of rest: UInt64, in memory: Int) -> Int {
+    min(Int(clamping: rest), memory - Int(offset & 4095))
   }
 }
 

@@ -69,6 +69,13 @@ package struct TLSChannel {
     return true
   }
 
+  /// Tells the peer that nothing more comes, by what is then outgoing.
+  package mutating func sayGoodbye() {
+    guard let session, !isBroken else { return }
+    invariant(buffers.pointee.outgoingCount == 0, "T2: what is being sent stays as it is")
+    gnutls_bye(session, GNUTLS_SHUT_WR)
+  }
+
   /// Forgets the peer.
   package mutating func end() {
     guard let session else { return }

@@ -40,13 +40,14 @@ package struct MemoryPlan: Sendable, Equatable {
       + Placed.bytes(superblock.log)
   }
 
-  /// Cuts `budget` bytes up for a pool; refuses, with the sum, when they do not suffice.
+  /// Cuts `budget` bytes up for a pool; refuses, with the sum, when they do not suffice. `clients`
+  /// of them are for connections, unless it is nil.
   package static func plan(
-    budget: Int, superblock: Superblock
+    budget: Int, superblock: Superblock, clients: Int? = nil
   ) throws(MemoryPlanError) -> MemoryPlan {
     var ring = 1 << 20
     while ring * 2 <= min(64 << 20, budget / 8) { ring *= 2 }
-    let clients = min(64 << 20, budget / 8)
+    let clients = clients ?? min(64 << 20, budget / 8)
     let heat = budget / 16
     var unit = 1 << 20
     while unit * 2 <= min(16 << 20, budget / 32) { unit *= 2 }

@@ -146,7 +146,9 @@ enum MemoryBudget {
     _ configuration: PoolConfiguration, _ superblock: Superblock
   ) throws -> MemoryPlan {
     do {
-      return try MemoryPlan.plan(budget: Int(configuration.memory), superblock: superblock)
+      return try MemoryPlan.plan(
+        budget: Int(configuration.memory), superblock: superblock,
+        clients: configuration.limits.clientMemory)
     } catch {
       throw ConfigurationError(mistakes: [
         configuration.mistake(

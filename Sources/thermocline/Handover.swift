@@ -19,12 +19,15 @@ import Server
 /// - H1: the devices have one owner: who runs lets go of them before it sends `end`, and they are
 ///   locked.
 /// - H2: a successor serves after `go`, or when the other end is gone; after `stop` it ends.
-/// - H3: a running server that hears no `ready` (the other end is gone, or takes longer than
-///   `patience`) says `stop`, waits until the successor is gone and with it its locks, and goes on
-///   with the sockets, which it has kept.
+/// - H3: a running server that hears no `ready` (the other end is gone, or takes too long, or this
+///   one is told to stop) says `stop`, waits until the successor is gone and with it its locks, and
+///   goes on with the sockets, which it has kept. One that does not go is killed: it can neither
+///   serve nor let anyone else.
 struct HandoverChannel {
-  /// Seconds that one end waits for the other.
+  /// Seconds that the successor waits for a word, and that a message may take.
   static let patience = 120
+  /// Seconds in which a successor that was told to stop must be gone.
+  private static let lastWait = 10
 
   private struct Message: Codable {
     enum Kind: String, Codable { case listener, connection, end, ready, go, stop }
@@ -56,8 +59,11 @@ struct HandoverChannel {
 
   // MARK: The running server
 
-  /// Gives everything to the successor; true when it serves now. `isAlive` is called once a second.
-  func give(_ handed: Handover, _ logger: Logger, isAlive: () -> Void) -> Bool {
+  /// Gives everything to the successor, and waits so many seconds; true when it serves now.
+  /// `isAlive` is called once a second.
+  func give(
+    _ handed: Handover, seconds: Int, _ logger: Logger, isAlive: () -> Void
+  ) -> Bool {
     do {
       for listener in handed.listeners {
         try send(Message(kind: .listener), listener.descriptor)
@@ -69,11 +75,11 @@ struct HandoverChannel {
         Message(
           kind: .end, removesPaths: handed.removesPaths, manager: ServiceManager.environment()))
       var waited = 0
-      while waited < Self.patience, !channel.hasMessage() {
+      while waited < seconds, !channel.hasMessage(), !SignalDescriptor.isStopPending {
         isAlive()
         waited += 1
       }
-      if waited < Self.patience, let answer = try receive(), answer.message.kind == .ready {
+      if channel.hasMessage(seconds: 0), let answer = try receive(), answer.message.kind == .ready {
         try send(Message(kind: .go))
         return true
       }
@@ -82,19 +88,26 @@ struct HandoverChannel {
       logger.warning("the successor could not take over: \(error)")
     }
     try? send(Message(kind: .stop, reason: "this took too long"))
-    awaitEnd(isAlive)
+    awaitEnd(logger, isAlive)
     logger.warning("this server goes on")
     return false
   }
 
   /// Until the other end is gone: until then it may own the devices.
-  private func awaitEnd(_ isAlive: () -> Void) {
+  private func awaitEnd(_ logger: Logger, _ isAlive: () -> Void) {
+    var waited = 0
     while true {
       if channel.hasMessage() {
         guard let message = try? receive() else { return }
         if let descriptor = message.descriptor { Glibc.close(descriptor) }
       }
       isAlive()
+      waited += 1
+      let process = peerProcess
+      if waited == Self.lastWait, process > 0, process != getpid() {
+        logger.warning("the successor, process \(process), does not end: it is killed")
+        kill(process, SIGKILL)
+      }
     }
   }
 

@@ -1,9 +1,10 @@
 import Configuration
-import CSystemd
+import Base
 import Glibc
 import Logging
 import RingIO
 import Server
+import Synchronization
 
 /// Reading the configuration again while clients are served, on a thread of its own: the loop only
 /// takes the result.
@@ -12,6 +13,8 @@ final class Reload: Sendable {
   private let listeners: [Listener]
   private let mailbox: Mailbox
   private let logger: Logger
+  /// How often it was asked for since the last one began.
+  private let wanted = Mutex(0)
 
   init(
     _ configuration: PoolConfiguration, _ listeners: [Listener], _ mailbox: Mailbox,
@@ -23,27 +26,35 @@ final class Reload: Sendable {
     self.logger = logger
   }
 
-  /// Begins; what comes of it is in the log.
+  /// Begins, or begins anew when the one under way is done: the newest file is read last. What
+  /// comes of it is in the log.
   func begin() {
-    // Threads inherit the mask: signals stay with the loop.
-    var thread = pthread_t()
-    let result = pthread_create(
-      &thread, nil,
-      { context in
-        // SAFETY: retained for this thread, which releases it when it ends.
-        Unmanaged<Reload>.fromOpaque(context!).takeRetainedValue().carryOut()
-        return nil
-      }, Unmanaged.passRetained(self).toOpaque())
-    if result == 0 {
-      pthread_detach(thread)
-    } else {
-      logger.error("the configuration cannot be read again: no thread could be made")
+    let isFirst = wanted.withLock { count in
+      count += 1
+      return count == 1
+    }
+    guard isFirst else { return }
+    guard let thread = Thread.start({ self.carryOutAll() }) else {
+      wanted.withLock { $0 = 0 }
+      return logger.error("the configuration cannot be read again: no thread could be made")
+    }
+    pthread_detach(thread)
+  }
+
+  private func carryOutAll() {
+    while true {
+      let before = wanted.withLock { $0 }
+      carryOut()
+      let isDone = wanted.withLock { count in
+        count -= before
+        return count == 0
+      }
+      if isDone { return }
     }
   }
 
   private func carryOut() {
-    tellManager("RELOADING=1\nMONOTONIC_USEC=\(Self.microseconds())")
-    defer { tellManager("READY=1") }
+    ServiceManager.tellReloading()
     do {
       let new = try PoolConfiguration.read(file: running.file)
       try ServiceManager.check(listeners, allowsRemote: new.allowsRemote)
@@ -52,18 +63,12 @@ final class Reload: Sendable {
         logger.warning(
           "\(name) has changed in \(running.file): it waits for a restart or for serve --takeover")
       }
+      // The loop says when it has taken them.
       mailbox.change(changes)
     } catch {
       logger.error("the configuration was not changed. \(error)")
+      ServiceManager.tellReady()
     }
-  }
-
-  private func tellManager(_ text: String) { sd_notify(0, text) }
-
-  private static func microseconds() -> UInt64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
   }
 }
 

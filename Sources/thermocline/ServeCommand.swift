@@ -13,8 +13,9 @@ struct ServeCommand: ParsableCommand {
     discussion: """
       Opens the devices and becomes their only owner, recovers what an earlier server left, and \
       serves. Devices that do not belong together, are swapped, truncated or owned by another \
-      process are refused by name. A stop waits for clients and leaves a clean pool; a second \
-      signal does not wait for them. A kill loses nothing that was acknowledged.
+      process are refused by name. A stop waits up to 10 s for requests under way, empties the \
+      log and leaves a clean pool; a second signal does not wait for clients. A kill loses nothing \
+      that was acknowledged.
 
       SIGHUP reads the configuration again: limits, TLS and who may use the unix socket change \
       for new connections; what else has changed is named in the log, and waits for a restart or \
@@ -22,8 +23,9 @@ struct ServeCommand: ParsableCommand {
 
       With --takeover the server that runs with this configuration is replaced: this process takes \
       its listening sockets and its clients' connections, and they go on as if nothing had \
-      happened. When it cannot start, the running server goes on. Encrypted connections cannot \
-      be handed over; their clients connect again.
+      happened. [listen] may differ. When it cannot start, the running server goes on. Clients \
+      that take or send nothing for 5 s meanwhile are closed. Encrypted connections cannot be \
+      handed over; their clients connect again.
 
       Exit status: 0 stopped in order; 2 refused to start, or failed.
       """)
@@ -39,6 +41,18 @@ struct ServeCommand: ParsableCommand {
 
   @Flag(help: "Replace the running server, without its clients noticing.")
   var takeover = false
+
+  @Option(
+    help: """
+      How many seconds a successor may take to open the pool before this server goes on itself.
+      """)
+  var handoverSeconds = 120
+
+  func validate() throws {
+    guard (1...3600).contains(handoverSeconds) else {
+      throw ValidationError("--handover-seconds is a number from 1 to 3600.")
+    }
+  }
 
   /// What the log leaves out.
   enum LogLevel: String, ExpressibleByArgument, CaseIterable {
@@ -71,7 +85,9 @@ struct ServeCommand: ParsableCommand {
         guard case .handedOver(let all, let successor) = outcome else { return }
         let tell = ServiceManager.makeTeller()
         let process = successor.peerProcess
-        if successor.give(all, logger, isAlive: { tell(.alive) }) {
+        let isReplaced = successor.give(
+          all, seconds: handoverSeconds, logger, isAlive: { tell(.alive) })
+        if isReplaced {
           tell(.replaced(by: process))
           return logger.notice("process \(process) serves in this one's place")
         }

@@ -65,7 +65,7 @@ final class ServedPool {
       logger.notice("the service manager's sockets are served in place of those under [listen]")
     }
     var server = try makeConfiguration()
-    let listeners = try handed?.listeners ?? (inherited.isEmpty ? makeListeners() : inherited)
+    let listeners = try makeListeners(handed, inherited)
     try ServiceManager.check(listeners, allowsRemote: configuration.allowsRemote)
     let mailbox = try Mailbox()
     let reload = Reload(configuration, listeners, mailbox, logger)
@@ -99,6 +99,13 @@ final class ServedPool {
     }
   }
 
+  /// The service manager's sockets are served as they are, also by a successor.
+  private func makeListeners(_ handed: Handover?, _ inherited: [Listener]) throws -> [Listener] {
+    if let handed, !handed.removesPaths { return handed.listeners }
+    if !inherited.isEmpty { return inherited }
+    return try Listeners.open(configuration, keeping: handed?.listeners ?? [])
+  }
+
   private func makeConfiguration() throws -> ServerConfiguration {
     var server = ServerConfiguration(
       volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
@@ -107,6 +114,7 @@ final class ServedPool {
     server.tls = changeable.tls
     server.credentials = changeable.credentials
     server.unixUsers = changeable.unixUsers
+    server.isReadOnly = configuration.volume.isReadOnly
     server.isRotational = (0..<pool.devices.count).allSatisfy {
       pool.devices.geometry(of: DeviceIndex($0)).isRotational
     }
@@ -142,26 +150,6 @@ final class ServedPool {
       }
       logger.warning("\(error)")
       return RingStore(nil, logger: logger)
-    }
-  }
-
-  private func makeListeners() throws -> [Listener] {
-    var listeners: [Listener] = []
-    let group = try UserNames.group(configuration)
-    do throws(SystemError) {
-      if let path = configuration.listen.unix {
-        listeners += try Listener.open(
-          .unix(path: path), mode: configuration.listen.unixMode, group: group)
-      }
-      if let tcp = configuration.listen.tcp {
-        listeners += try Listener.open(.tcp(host: tcp.host, port: tcp.port))
-      }
-      return listeners
-    } catch {
-      for listener in listeners { listener.close(removingPath: true) }
-      throw Refusal(
-        "The server cannot listen: \(error).",
-        "\(configuration.file) says where, under [listen]; `ss -xltp` shows who is there.")
     }
   }
 

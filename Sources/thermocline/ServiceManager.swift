@@ -14,13 +14,23 @@ enum ServiceManager {
     let isWatched = sd_watchdog_enabled(0, nil) > 0
     return { news in
       switch news {
-      case .serving: sd_notify(0, "READY=1\nSTATUS=Serving.")
+      case .serving: tellReady()
       case .alive: if isWatched { sd_notify(0, "WATCHDOG=1") }
       case .reloading: reload()
       case .replaced(let process): sd_notify(0, "MAINPID=\(process)")
       case .stopping: sd_notify(0, "STOPPING=1\nSTATUS=Waits for clients, then empties the log.")
       }
     }
+  }
+
+  static func tellReady() { sd_notify(0, "READY=1\nSTATUS=Serving.") }
+
+  /// The configuration is read again, until `tellReady`.
+  static func tellReloading() {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    let microseconds = UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
+    sd_notify(0, "RELOADING=1\nMONOTONIC_USEC=\(microseconds)")
   }
 
   /// What systemd told this process by its environment, for a successor that it did not start.
@@ -74,7 +84,7 @@ enum ServiceManager {
 
   private static func isLocal(_ address: SocketAddress) -> Bool {
     switch address {
-    case .unix: true
+    case .unix, .vsock: true
     case .tcp(let host, _): host.hasPrefix("127.") || host == "::1"
     }
   }

@@ -107,8 +107,14 @@ extension PoolConfiguration {
   /// NBD URIs under which the volume is served.
   var uris: [String] {
     var uris: [String] = []
-    if let unix = listen.unix { uris.append("nbd+unix:///\(volume.name)?socket=\(unix)") }
-    if let tcp = listen.tcp { uris.append("nbd://\(tcp)/\(volume.name)") }
+    let scheme = tls?.mode == .required ? "nbds" : "nbd"
+    if let unix = listen.unix { uris.append("\(scheme)+unix:///\(volume.name)?socket=\(unix)") }
+    for tcp in listen.tcp {
+      let place = tcp.host == "*" ? "localhost:\(tcp.port)" : "\(tcp)"
+      uris.append("\(scheme)://\(place)/\(volume.name)")
+    }
+    // As a virtual machine reaches its host.
+    if let port = listen.vsock { uris.append("\(scheme)+vsock://2:\(port)/\(volume.name)") }
     return uris
   }
 }

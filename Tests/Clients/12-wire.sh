@@ -1,162 +1,226 @@
 #!/bin/bash
-# What no client says: malformed and boundary cases of the protocol, byte by byte (Tests/Wire). After
-# each the server must serve the next client; at the end its pool is clean and it has not grown.
+# What no client says: malformed and boundary cases of the protocol, byte by byte (Tests/Wire); after
+# each the next client is served. Then a map of very many pieces, zeroes over restarts, and
+# clients that die and leave nothing behind; at the end the pool is clean and the server not grown.
 source "$(dirname "$0")/common.bash"
 bounded 300 "$@"
+ours || { say "only our server is asked"; exit 0; }
 
+port=$(python3 -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+tcp=127.0.0.1:$port
 volume_size=16GiB
 tier only disk 2GiB
 format
 serve
+wire=$root/Tests/Wire
 
-"$root/Tests/Wire/matrix" "$socket" || fail "outcomes that the protocol does not allow"
+"$wire/matrix" "$socket" || fail "outcomes that the protocol does not allow"
 
-# silent SOCKET COUNT ALLOWED SECONDS: opens so many connections that do not go on with their
-# handshake. Beyond the limit they are closed at once; the others when their time is up.
-silent() {
-  python3 - "$@" <<'PYTHON'
-import socket, sys, time
-path, count, allowed, seconds = sys.argv[1], *map(int, sys.argv[2:])
-peers = []
-for _ in range(count):
-    peer = socket.socket(socket.AF_UNIX)
-    peer.connect(path)
-    peers.append(peer)
-
-
-def closed():
-    """How many have nothing but the greeting, and the end behind it."""
-    number = 0
-    for peer in peers:
-        peer.setblocking(False)
-        try:
-            while peer.recv(18):
-                pass
-            number += 1
-        except BlockingIOError:
-            pass
-        except ConnectionResetError:
-            number += 1
-    return number
-
-
-time.sleep(0.5)
-turned_away = closed()
-print(f"{turned_away} of {count} were turned away")
-assert turned_away == count - allowed
-deadline = time.time() + seconds * 1.5 + 1
-while closed() < count and time.time() < deadline:
-    time.sleep(0.1)
-assert closed() == count, f"{count - closed()} are still there after {seconds} s"
-PYTHON
-}
-
-say "200 connections that do not go on with their handshake"
-silent "$socket" 200 32 10
-nbdinfo --size "$uri" >/dev/null || fail "nobody is let in after silent peers are gone"
-
-if ours; then
-  resident=$(status .memory.resident_bytes)
-  budget=$(status .memory.budget_bytes)
-  [ "$resident" -le $((budget + (64 << 20))) ] || fail "$resident bytes resident, $budget allowed"
-  stop_server
-  "$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"
-fi
-
-ours || exit 0
-say "the same limits, set otherwise"
-cat >>"$config" <<'TOML'
-[limits]
-handshake_seconds = 2
-connections_in_handshake = 3
-connections = 5
-options = 6
-option_data = "8KiB"
-string_bytes = 100
-meta_queries = 3
-requests_in_flight = 2
-bytes_in_flight = "1MiB"
-send_seconds = 2
-payload = "1MiB"
-TOML
-serve
-"$root/Tests/Wire/matrix" "$socket" --only limit --limit options=6 --limit option_data=8192 \
-  --limit string_bytes=100 --limit meta_queries=3 --limit payload=1048576 ||
-  fail "outcomes beside the limits that were set"
-silent "$socket" 20 3 2
-nbdinfo --json "$uri" | jq -e '.exports[0].block_size_maximum == 524288' >/dev/null ||
-  fail "the payload advertised: $(nbdinfo "$uri")"
-
-say "five connections, and no sixth"
-python3 - "$root/Tests/Wire" "$socket" <<'PYTHON'
+say "a map of more pieces than one reply has"
+python3 - "$wire" "$socket" <<'PYTHON'
 import sys
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
-peers = [Wire(sys.argv[2]).go() for _ in range(5)]
-try:
-    Wire(sys.argv[2]).go()
-    sys.exit("a sixth connection was served")
-except (Closed, OSError):
-    pass
-# More than two requests at once: the others wait in the socket, and all are answered.
-peers[0].send(b"".join(peers[0].pack(READ, i * 4096, 4096, cookie=9) for i in range(50)))
-assert all(peers[0].answer(4096, cookie=9)[0] == "done" for _ in range(50))
-# Who stops in the midst of a payload is dropped; who is only silent is not.
-import time
-slow = peers.pop()
-slow.send(slow.pack(WRITE, 0, 4096, cookie=9) + bytes(1000))
-slow.socket.settimeout(10)
-began = time.time()
-assert slow.socket.recv(1) == b"", "the rest of a payload is waited for"
-assert 1.5 < time.time() - began < 8, time.time() - began
-assert peers[0].call(READ, 0, 512) == "done"
-assert Wire(sys.argv[2]).go().call(READ, 0, 512) == "done", "no room after one has gone"
+MOST, BLOCK, COUNT, BASE, SIZE = 65536, 4096, 33500, 4 << 30, 1 << 30
+writer = Wire(sys.argv[2]).go()
+assert writer.call(TRIM, BASE, SIZE) == "done"
+writer.many([(WRITE, BASE + 2 * i * BLOCK, BLOCK, 0, b"c" * BLOCK) for i in range(COUNT)])
+rest = SIZE - 2 * COUNT * BLOCK
+contexts = {b"base:allocation": (0, 3), b"qemu:allocation-depth": (1, 0)}
+for style in (STRUCTURED, EXTENDED):
+    w = Wire(sys.argv[2]).go(style, list(contexts))
+    for name, (data, hole) in contexts.items():
+        at, found, answers = BASE, [], []
+        while at < BASE + SIZE:
+            pieces = w.status(at, BASE + SIZE - at)[w.contexts[name]]
+            answers.append(len(pieces))
+            found += pieces
+            at += sum(length for length, _ in pieces)
+        assert 1 < len(answers) <= 20 and max(answers) <= MOST, f"{name}: {answers} descriptors"
+        wanted = [(BLOCK, data), (BLOCK, hole)] * COUNT
+        wanted[-1] = (BLOCK + rest, hole)
+        assert found == wanted, f"{name}: another map"
+    both = w.status(BASE, SIZE)
+    assert len(both) == 2 and all(len(pieces) <= MOST for pieces in both.values())
+assert writer.call(TRIM, BASE, SIZE) == "done"
 PYTHON
-stop_server
 
-say "descriptors run out"
-head -n "$(($(grep -n '^\[limits\]' "$config" | cut -d: -f1) - 1))" "$config" >"$work/plain.toml"
-cp "$work/plain.toml" "$config"
-serve
-prlimit --pid "$server" --nofile="$(($(find "/proc/$server/fd" | wc -l) + 5))"
-python3 - "$root/Tests/Wire" "$socket" <<'PYTHON'
-import socket, sys, time
+# zeroes make|look: makes, or looks at, data, holes, and zeroes that keep their space. Space is kept
+# by the extent of 64 KiB: none has holes and such zeroes.
+zeroes() {
+  python3 - "$wire" "$socket" "$1" <<'PYTHON'
+import sys
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
-first = Wire(sys.argv[2]).go()
-many = []
-for _ in range(20):
-    peer = socket.socket(socket.AF_UNIX)
-    peer.connect(sys.argv[2])
-    many.append(peer)
-time.sleep(1.5)
-assert first.call(READ, 0, 512) == "done", "who was there is served"
-for peer in many:
-    peer.close()
-deadline = time.time() + 10
-while True:
-    try:
-        assert Wire(sys.argv[2], 3).go().call(READ, 0, 512) == "done"
-        break
-    except (Closed, OSError):
-        assert time.time() < deadline, "nobody is let in after descriptors ran out"
+BASE, KIB, MAKE = 8 << 30, 1 << 10, sys.argv[3] == "make"
+DATA, ZERO, HOLE = 0, 2, 3
+# KiB of it, and what is there; the last two were never data.
+PIECES = [(64, DATA), (128, HOLE), (64, DATA), (128, ZERO), (72, DATA), (8, HOLE), (56, DATA),
+          (8, ZERO), (48, DATA), (64, HOLE), (64, ZERO), (320, HOLE)]
+w = Wire(sys.argv[2]).go(STRUCTURED, [b"base:allocation"])
+if MAKE:
+    assert w.write(BASE, b"z" * (640 * KIB)) == "done"
+wanted, data = [], b""
+for length, kind in ((length * KIB, kind) for length, kind in PIECES):
+    if MAKE and kind != DATA:
+        flags = NO_HOLE if kind == ZERO else 0
+        assert w.call(WRITE_ZEROES, BASE + len(data), length, flags) == "done"
+    wanted.append((length, kind))
+    data += (b"z" if kind == DATA else b"\0") * length
+found = list(w.status(BASE, len(data)).values())[0]
+assert found == wanted, f"{found}, not {wanted}"
+assert w.read(BASE, len(data)) == data, "other data"
+# Kept for all of an extent, of which a part is trimmed: the rest of it is still kept.
+if MAKE:
+    w.call(WRITE_ZEROES, BASE + len(data), 64 * KIB, NO_HOLE)
+    w.call(TRIM, BASE + len(data) + 8 * KIB, 8 * KIB)
+for at in (0, 4, 16, 60):
+    found = list(w.status(BASE + len(data) + at * KIB, 4 * KIB).values())[0]
+    assert found == [(4 * KIB, ZERO)], f"{at} KiB into an extent: {found}"
 PYTHON
-stop_server
+}
 
-say "who may use the socket"
-sed -i "s#^unix = .*#&\nunix_mode = \"0666\"\nunix_users = [\"4711\"]#" "$config"
-serve_refused() { ! nbdinfo --size "$uri" >/dev/null 2>&1; }
-command=("$THERMOCLINE" serve --config "$config")
-"${command[@]}" >>"$work/server.log" 2>&1 &
-server=$!
-until [ -S "$socket" ]; do sleep 0.05; done
-[ "$(stat -c %a "$socket")" = 666 ] || fail "the socket's mode is $(stat -c %a "$socket")"
-sleep 0.5
-serve_refused || fail "a user who is not listed was served"
-grep -q "turned away: not one of listen.unix_users" "$work/server.log" || fail "nothing was logged"
-if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
-  chmod 755 "$work"
-  setpriv --reuid 4711 --clear-groups nbdinfo --size "$uri" >/dev/null ||
-    fail "a user who is listed was not served"
-fi
+# soon WHAT FILTER: true of the status within twenty seconds.
+soon() {
+  for _ in $(seq 200); do
+    [ "$(status "$2")" != true ] || return 0
+    sleep 0.1
+  done
+  fail "$1: $("$THERMOCLINE" status --json --config "$config")"
+}
+
+say "what was zeroed: from the log, from its home, after a restart, after a kill"
+zeroes make
+soon "an idle server's log is empty" '.log.used_bytes <= 65536'
+zeroes look
 stop_server
+serve
+zeroes look
+zeroes make
+kill_server
+serve
+zeroes look
+
+say "300 clients that die"
+descriptors() { find "/proc/$server/fd" -mindepth 1 | wc -l; }
+soon "nobody is there" '.server.connections == 0'
+sleep 1
+before=$(descriptors)
+python3 - "$wire" "$socket" "$port" <<'PYTHON'
+import random, sys
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+path, tcp = sys.argv[2], ("127.0.0.1", int(sys.argv[3]))
+KIB, MIB = 1 << 10, 1 << 20
+UNWRITTEN, SCRATCH = 10 << 30, 11 << 30
+CONTEXTS = [b"base:allocation", b"qemu:allocation-depth"]
+draw = random.Random(4711)
+
+
+def push(w, data):
+    """Sends what the server takes within a moment."""
+    w.socket.settimeout(0.1)
+    try:
+        w.socket.sendall(data)
+    except OSError:
+        pass
+
+
+def in_the_handshake(w):
+    asked = [(STRUCTURED_REPLY, b""), (SET_META, queries(CONTEXTS)), (LIST, b""), (GO, export())]
+    data = struct.pack(">I", 3) + b"".join(
+        struct.pack(">QII", IHAVEOPT, option, len(data)) + data for option, data in asked)
+    push(w, data[:draw.randrange(len(data))])
+
+
+def begin(w):
+    w.go(draw.choice([SIMPLE, STRUCTURED, EXTENDED]), CONTEXTS[:draw.randrange(3)])
+    return PAYLOAD_LEN if w.style == EXTENDED else 0
+
+
+def some_requests(w, flag):
+    """Requests of all kinds, whose replies nobody reads."""
+    def one():
+        kind = draw.choice([READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS])
+        at, length = SCRATCH + draw.randrange(256) * 256 * KIB, draw.randrange(1, 64 * KIB)
+        if kind == FLUSH:
+            return w.pack(FLUSH)
+        if kind == WRITE:
+            return w.pack(WRITE, at, length, flag) + bytes(length)
+        return w.pack(kind, at, length)
+    return b"".join(one() for _ in range(draw.randrange(8)))
+
+
+def in_a_header(w):
+    data = some_requests(w, begin(w))
+    header = w.pack(READ, SCRATCH, MIB)
+    push(w, data + header[:draw.randrange(1, len(header))])
+
+
+def in_a_payload(w):
+    flag = begin(w)
+    length = draw.randrange(MIB // 2 + 1, MIB + 1)
+    at = UNWRITTEN + draw.randrange(256) * MIB
+    data = b"never whole" * (MIB // 11 + 1)
+    push(w, some_requests(w, flag) + w.pack(WRITE, at, length, flag)
+         + data[:draw.randrange(length)])
+
+
+def with_replies_unread(w):
+    flag = begin(w)
+    kind = BLOCK_STATUS if w.contexts and draw.randrange(2) else READ
+    push(w, some_requests(w, flag) + b"".join(
+        w.pack(kind, SCRATCH + i * MIB, MIB if kind == READ else 1 << 30) for i in range(100)))
+    if draw.randrange(2):
+        w.socket.settimeout(30)
+        w.take(draw.randrange(16))
+
+
+def die(w):
+    """By RST on TCP; on a unix socket what is unread makes it one."""
+    if w.socket.family != socket.AF_UNIX:
+        w.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    w.close()
+
+
+witness = Wire(path, 30).go()
+endings = [in_the_handshake, in_a_header, in_a_payload, in_a_payload, with_replies_unread]
+dying = []
+for i in range(300):
+    w = Wire(path if i % 2 else tcp, 30)
+    ending = endings[i // 2 % len(endings)]
+    ending(w)
+    dying.append(w)
+    # Who asked for much and reads nothing goes at once: meanwhile it slows the others down.
+    if ending == with_replies_unread:
+        die(dying.pop())
+    elif len(dying) > 4:
+        die(dying.pop(draw.randrange(len(dying))))
+    if i % 20 == 0:
+        assert witness.write(0, bytes([i % 256]) * 5000) == "done"
+        assert witness.read(0, 5000) == bytes([i % 256]) * 5000
+for w in dying:
+    die(w)
+# Nothing of what they held is missing: more than all of it is asked for at once, again and again.
+for _ in range(3):
+    witness.send(b"".join(witness.pack(READ, SCRATCH, MIB, cookie=i) for i in range(200)))
+    assert {error for error, _ in witness.answers(range(200), MIB).values()} == {"done"}
+    witness.many([(WRITE, SCRATCH + i * MIB, MIB, 0, bytes(MIB)) for i in range(20)], 20)
+for i in range(256):
+    assert not any(witness.read(UNWRITTEN + i * MIB, MIB)), "a part of a payload was written"
+PYTHON
+soon "all are gone" '.server.connections == 0'
+for _ in $(seq 100); do
+  now=$(descriptors)
+  [ "$now" != "$before" ] || break
+  sleep 0.1
+done
+[ "$now" = "$before" ] || fail "$now descriptors are open, $before were"
+nbdinfo --size "$uri" >/dev/null || fail "nobody is let in when all have died"
+
+resident=$(status .memory.resident_bytes)
+budget=$(status .memory.budget_bytes)
+[ "$resident" -le $((budget + (64 << 20))) ] || fail "$resident bytes resident, $budget allowed"
+stop_server
+"$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"

@@ -151,6 +151,34 @@ status .volume.name >/dev/null || fail "no status"
 takeover
 ask_holder
 
+say "a successor that hangs is killed, and the old one goes on"
+"$THERMOCLINE" serve --config "$config" --takeover --handover-seconds 2 >>"$work/server.log" 2>&1 &
+patient=$!
+for _ in $(seq 600); do kill -0 "$server" 2>/dev/null || break; sleep 0.05; done
+server=$patient
+ask_holder
+# Stopped as soon as it has asked: it may own the devices, and does not serve.
+asked=$(grep -c "a successor takes over" "$work/server.log")
+"$THERMOCLINE" serve --config "$config" --takeover >>"$work/server.log" 2>&1 &
+hung=$!
+helpers+=("$hung")
+until [ "$(grep -c "a successor takes over" "$work/server.log")" -gt "$asked" ]; do sleep 0.002; done
+kill -STOP "$hung"
+ask_holder
+! kill -0 "$hung" 2>/dev/null || fail "the successor that hung is still there"
+grep -q "process $hung, does not end: it is killed" "$work/server.log" || fail "nothing was said"
+
+say "a successor with other addresses"
+more=$(python3 -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+sed -i "s#^tcp = .*#tcp = [\"127.0.0.1:$more\", \"[::1]:$more\"]\nunix_mode = \"0666\"#" "$config"
+takeover
+ask_holder
+[ "$(nbdinfo --size "nbd://127.0.0.1:$more")" = $((2 << 30)) ] || fail "a new address is not served"
+[ "$(nbdinfo --size "nbd://[::1]:$more")" = $((2 << 30)) ] || fail "IPv6 is not served"
+! nbdinfo --size "nbd://$tcp" 2>/dev/null || fail "an address that is not wanted is served"
+[ "$(stat -c %a "$socket")" = 666 ] || fail "the socket's mode is $(stat -c %a "$socket")"
+
 say "a stop in order, and the pool is clean"
 exec {holder[1]}>&-
 heard bye

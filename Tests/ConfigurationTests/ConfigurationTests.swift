@@ -41,8 +41,8 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     #expect(c.volume.name == "vol0")
     #expect(c.volume.size == 16 << 30)
     #expect(c.listen.unix == "/run/thermocline/vol0.sock")
-    #expect(c.listen.tcp?.description == "127.0.0.1:10809")
-    #expect(c.listen.tcp?.isVersion6 == false)
+    #expect(c.listen.tcp.first?.description == "127.0.0.1:10809")
+    #expect(c.listen.tcp.first?.isVersion6 == false)
     #expect(c.log.size == 512 << 20)
     #expect(c.log.staging == "/run/thermocline")
     #expect(c.tiers.map(\.name) == ["fast", "slow"])
@@ -96,7 +96,7 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     #expect(c.tls?.mode == .required)
     #expect(c.tls?.certificate == "/c.pem")
     #expect(c.tls?.clients == ["CN=one", "sha256:00"])
-    #expect(c.listen.tcp?.isLoopback == false)
+    #expect(c.listen.tcp.first?.isLoopback == false)
     #expect(try PoolConfiguration.parse(good, file: "c.toml").tls == nil)
   }
 
@@ -161,8 +161,9 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
   @Test func takesTheLogAndOneListenerAsOptional() throws {
     let text = """
       memory = "256MiB"
-      volume = { name = "a", size = "1TiB" }
-      listen = { tcp = "[::1]:1" }
+      volume = { name = "a", size = "1TiB", read_only = true }
+      limits = { client_memory = "16MiB" }
+      listen = { tcp = ["[::1]:1", "127.0.0.1:2"], vsock = 10809, unix_owner = "root" }
       [[tier]]
       name = "only"
       devices = [{ path = "/dev/sda" }]
@@ -170,8 +171,10 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     let c = try PoolConfiguration.parse(text, file: "c.toml")
     #expect(c.log.size == nil && c.log.staging == nil && c.log.placedWrites)
     #expect(c.listen.unix == nil)
-    #expect(c.listen.tcp?.description == "[::1]:1")
-    #expect(c.listen.tcp?.host == "::1")
+    #expect(c.listen.tcp.map(\.description) == ["[::1]:1", "127.0.0.1:2"])
+    #expect(c.listen.vsock == 10809 && c.listen.unixOwner == "root")
+    #expect(c.volume.isReadOnly && c.limits.clientMemory == 16 << 20)
+    #expect(c.listen.tcp.first?.host == "::1")
   }
 
   /// One planted mistake each: what is replaced, by what, then line, key, and a part of what is
@@ -201,6 +204,9 @@ private func mistakes(of text: String) -> [ConfigurationMistake] {
     ("127.0.0.1:10809", "10.0.0.1:10809", 8, "listen.tcp", "loopback", "other machines"),
     ("127.0.0.1:10809", "[::]:10809", 8, "listen.tcp", "loopback", "other machines"),
     ("tcp = \"127.0.0.1:10809\"", "tcp = true", 8, "listen.tcp", "a string", "truth value"),
+    ("tcp = \"127.0.0.1:10809\"", "tcp = [1]", 8, "listen.tcp", "an array of addresses", "array"),
+    ("\"127.0.0.1:10809\"", "[\"127.0.0.1:1\", \"*:1\"]", 8, "listen.tcp", "loopback", "*:1"),
+    ("tcp = \"127.0.0.1:10809\"", "vsock = 0", 8, "listen.vsock", "a whole number", "integer"),
     ("size = \"512MiB\"", "size = \"1MiB\"", 10, "log.size", "at least 128MiB", "1MiB"),
     ("size = \"512MiB\"", "size = \"13GiB\"", 10, "log.size", "at most 24 times", "13GiB"),
     ("staging = \"/run", "stage = \"/run", 11, "log.stage", "size, staging", "stage"),

@@ -69,8 +69,9 @@ func parsed(_ session: Session, _ bytes: Bytes) -> Request {
     }
     let write = parsed(session, Bytes().request(1, flags: 32, length: 512, extended: true))
     #expect(write.payload == 512 && !write.isMalformed)
+    // QEMU 10 forgets the flag, and sends the payload.
     let bare = parsed(session, Bytes().request(1, length: 512, extended: true))
-    #expect(bare.payload == 0 && bare.isMalformed)
+    #expect(bare.payload == 512 && !bare.isMalformed)
   }
 
   @Test func blockStatusNamesContexts() {

@@ -62,7 +62,7 @@ private func refusal(_ address: SocketAddress) -> SystemError? {
     listener.close()
     // Left behind by a dead server: replaced. Somebody's file: not.
     #expect(access(path, F_OK) == 0)
-    let next = try Listener.open(.unix(path: path), mode: 0o666)[0]
+    let next = try Listener.open(.unix(path: path), permissions: UnixPermissions(mode: 0o666))[0]
     #expect(stat(path, &facts) == 0 && facts.st_mode & 0o777 == 0o666)
     next.close(removingPath: true)
     #expect(access(path, F_OK) == -1)

@@ -75,21 +75,46 @@ import Testing
     UInt64(all.firstIndex { $0 === client }! * 8) << 20
   }
 
-  /// A client that asks and does not listen leaves memory to the others.
-  @Test func aLazyClientDoesNotStarveOthers() throws {
-    let server = try TestServer(size: 64 << 20, clientMemory: 12 << 20) { $0.connections = 8 }
-    let lazy = try Client(server, .structured)
-    for i in 0..<60 {
-      _ = lazy.write(UInt64(i << 20), [UInt8](repeating: 1, count: 4096))
+  /// Clients that ask and do not listen, or begin to write and do not go on, leave memory and
+  /// transactions to the others, however many they are.
+  @Test(arguments: ["reads", "whole reads", "reads and flushes", "statuses", "writes"])
+  func lazyClientsDoNotStarveOthers(kind: String) throws {
+    let server = try TestServer(size: 64 << 20, clientMemory: 24 << 20) {
+      $0.connections = 40
+      $0.connectionsInHandshake = 40
     }
-    for i in 0..<60 {
-      lazy.send(lazy.request(0, flags: 4, offset: UInt64(i << 20), length: 1 << 20).packet)
-    }
-    usleep(100_000)
     let other = try Client(server)
+    for i in 0..<60 {
+      #expect(other.write(UInt64(i << 20), [UInt8](repeating: 1, count: 1 << 20)).error == 0)
+    }
+    let lazy = try (0..<39).map { _ in
+      try Client(server, .structured, contexts: kind == "statuses")
+    }
+    for client in lazy {
+      func many(_ count: Int, _ make: (Int) -> Packet) -> Packet {
+        (0..<count).reduce(Packet()) { $0.raw(make($1).bytes) }
+      }
+      let packet =
+        switch kind {
+        case "reads":
+          many(40) { client.request(0, offset: UInt64($0) << 20, length: 1 << 20).packet }
+        case "whole reads":
+          many(120) {
+            client.request(0, flags: 4, offset: UInt64($0 % 60) << 20, length: 256 << 10).packet
+          }
+        case "reads and flushes":
+          client.request(0, length: 1 << 20).packet.raw(
+            many(127) { _ in client.request(3).packet }.bytes)
+        case "statuses": many(100) { _ in client.request(7, length: 64 << 20).packet }
+        default: client.request(1, length: 8 << 20).packet
+        }
+      client.sendMeanwhile(packet)
+    }
+    usleep(300_000)
     for i in 0..<20 { #expect(other.read(UInt64(i << 20), 2 << 20).data.count == 2 << 20) }
     #expect(other.write(0, [UInt8](repeating: 9, count: 3 << 20)).error == 0)
-    lazy.close()
+    #expect(other.call(3).error == 0)
+    for client in lazy { client.close() }
     other.close()
     server.expectIdle()
   }

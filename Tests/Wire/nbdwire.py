@@ -45,12 +45,15 @@ def queries(contexts, name=b"", count=None):
 
 
 class Wire:
-    """One connection."""
+    """One connection, to the path of a unix socket or to a host and a port."""
 
-    def __init__(self, path, patience=10):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(patience)
-        self.socket.connect(path)
+    def __init__(self, address, patience=10):
+        if isinstance(address, tuple):
+            self.socket = socket.create_connection(address, patience)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(patience)
+            self.socket.connect(address)
         self.style = SIMPLE
         self.contexts = {}
         self.size = self.flags = None
@@ -162,34 +165,55 @@ class Wire:
     def request(self, command, offset=0, length=0, flags=0, cookie=7, payload=b"", magic=None):
         self.send(self.pack(command, offset, length, flags, cookie, magic) + payload)
 
+    def message(self, length=0):
+        """One message of a reply: its cookie, whether it is the last one, its error, and a chunk:
+        kind, offset and data. A simple reply has `length` bytes behind it when it is no error."""
+        magic = struct.unpack(">I", self.take(4))[0]
+        if magic == SIMPLE:
+            error, cookie = struct.unpack(">IQ", self.take(12))
+            return cookie, True, error, ("SIMPLE", 0, self.take(length) if error == 0 else b"")
+        offset = 0
+        if magic == STRUCTURED:
+            flags, kind, cookie, size = struct.unpack(">HHQI", self.take(16))
+        elif magic == EXTENDED:
+            flags, kind, cookie, offset, size = struct.unpack(">HHQQQ", self.take(28))
+        else:
+            raise ValueError(f"a reply begins with {magic:#x}")
+        name, data = CHUNKS.get(kind, hex(kind)), self.take(size)
+        error = struct.unpack(">I", data[:4])[0] if name.startswith("ERROR") else 0
+        return cookie, flags & 1 == 1, error, (name, offset, data)
+
+    def answers(self, cookies, length=0):
+        """The whole answers to requests with these cookies, in whatever order they come: by
+        cookie, the error's name and the chunks."""
+        found = {cookie: [0, []] for cookie in cookies}
+        missing = set(found)
+        while missing:
+            cookie, is_last, error, chunk = self.message(length)
+            if cookie not in missing:
+                raise ValueError(f"cookie {cookie:#x} was not asked for, or is answered already")
+            found[cookie][0] = found[cookie][0] or error
+            found[cookie][1].append(chunk)
+            if is_last:
+                missing.remove(cookie)
+        return {cookie: (ERRORS.get(error, str(error)), chunks)
+                for cookie, (error, chunks) in found.items()}
+
     def answer(self, length=0, cookie=7):
-        """The whole answer to one request: its error's name, and its chunks. A simple reply to a
-        READ of `length` bytes has these behind it when it is no error."""
-        chunks = []
-        error = 0
-        while True:
-            magic = struct.unpack(">I", self.take(4))[0]
-            if magic == SIMPLE:
-                error, echoed = struct.unpack(">IQ", self.take(12))
-                data = self.take(length) if error == 0 else b""
-                chunks.append(("SIMPLE", 0, data))
-                last = True
-            elif magic == STRUCTURED:
-                last, kind, echoed, size = struct.unpack(">HHQI", self.take(16))
-                data = self.take(size)
-                chunks.append((CHUNKS.get(kind, hex(kind)), 0, data))
-            elif magic == EXTENDED:
-                last, kind, echoed, offset, size = struct.unpack(">HHQQQ", self.take(28))
-                data = self.take(size)
-                chunks.append((CHUNKS.get(kind, hex(kind)), offset, data))
-            else:
-                raise ValueError(f"a reply begins with {magic:#x}")
-            if echoed != cookie:
-                raise ValueError(f"cookie {echoed:#x} where {cookie:#x} was expected")
-            if chunks[-1][0].startswith("ERROR") and not error:
-                error = struct.unpack(">I", data[:4])[0]
-            if last & 1:
-                return ERRORS.get(error, str(error)), chunks
+        """The same of one request."""
+        return self.answers([cookie], length)[cookie]
+
+    def many(self, requests, at_once=64):
+        """Carries out requests without data in their replies, so many at once. Each is a command,
+        an offset, a length, flags and a payload."""
+        for first in range(0, len(requests), at_once):
+            part = requests[first:first + at_once]
+            self.send(b"".join(
+                self.pack(command, offset, length, flags, cookie=i) + payload
+                for i, (command, offset, length, flags, payload) in enumerate(part)))
+            for error, _ in self.answers(range(len(part))).values():
+                if error != "done":
+                    raise ValueError(f"one of many requests ended with {error}")
 
     def call(self, command, offset=0, length=0, flags=0, payload=b"", reads=None):
         """A request and the name of its error."""

@@ -3,6 +3,9 @@
  * Functions return 0 or a negative errno unless they say otherwise. */
 #include <features.h>
 #include <stdint.h>
+#include <sys/socket.h>
+/* struct sockaddr_vm, which the C library has not. */
+#include <linux/vm_sockets.h>
 
 /* Bytes of a block device (BLKGETSIZE64). */
 int platform_device_size(int descriptor, uint64_t *size);

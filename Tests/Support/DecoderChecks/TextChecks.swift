@@ -58,7 +58,9 @@ enum TextChecks {
       check(size.map { isSize($0, least: ConfigurationLimits.minimumDevice) } ?? true, "K2: device")
       check(device.settings.path.hasPrefix("/"), "a path is absolute")
     }
-    check(c.listen.unix != nil || c.listen.tcp != nil, "K3: the server is reachable")
+    let listen = c.listen
+    check(
+      listen.unix != nil || !listen.tcp.isEmpty || listen.vsock != nil, "K3: it is reachable")
     check(!c.volume.name.isEmpty && c.volume.name.utf8.count <= 63, "a name fits")
     _ = LogSettings.defaultSize(firstTierBytes: c.volume.size, memory: 1 << 30, segment: 8 << 20)
   }

@@ -125,6 +125,8 @@ package struct LimitSettings: Sendable, Equatable {
   /// Bytes of one request's payload.
   package var payload: Int?
   package var sendSeconds: Int?
+  /// How long a stop may take.
+  package var stopSeconds: Int?
   /// Bytes for all connections and what they send and receive; nil is an eighth of the memory, at
   /// most 64 MiB.
   package var clientMemory: Int?

@@ -11,6 +11,7 @@ extension ConfigurationReader {
         "handshake_seconds", "connections_in_handshake", "connections", "options", "option_data",
         "string_bytes", "meta_queries", "meta_contexts", "requests_in_flight", "bytes_in_flight",
         "payload", "send_seconds", "client_memory",
+        "stop_seconds",
       ])
     func number(_ key: String, _ range: ClosedRange<Int>) -> Int? {
       count(in: table, key, at: "limits", range)
@@ -37,6 +38,7 @@ extension ConfigurationReader {
     limits.bytesInFlight = bytes("bytes_in_flight", 1 << 20...1 << 30)
     limits.payload = bytes("payload", 1 << 20...1 << 30)
     limits.sendSeconds = number("send_seconds", 1...86_400)
+    limits.stopSeconds = number("stop_seconds", 1...86_400)
     limits.clientMemory = bytes("client_memory", 8 << 20...1 << 34)
     return limits
   }

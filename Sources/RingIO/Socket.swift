@@ -123,6 +123,14 @@ package enum Socket {
     setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
   }
 
+  /// Between a virtual machine and its host.
+  package static func isVsock(_ descriptor: Int32) -> Bool {
+    var family: Int32 = 0
+    var length = socklen_t(MemoryLayout<Int32>.size)
+    return getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &family, &length) == 0
+      && family == AF_VSOCK
+  }
+
   static func isStream(_ descriptor: Int32) -> Bool {
     var kind: Int32 = 0
     var length = socklen_t(MemoryLayout<Int32>.size)

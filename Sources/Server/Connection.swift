@@ -37,6 +37,9 @@ struct Connection: Linked {
   /// For the log: how many were accepted before it.
   var number: UInt64 = 0
   var isTCP = false
+  /// A receive may wait for all of a piece; vsock refuses that when the piece is longer than the
+  /// socket's buffer (net/vmw_vsock/af_vsock.c).
+  var receivesWhole = true
   var wire = Wire.plain
   /// The slot's own; nil when the server has no credentials.
   let channel: UnsafeMutablePointer<TLSChannel>?

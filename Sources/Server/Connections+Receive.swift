@@ -325,7 +325,8 @@ extension Connections {
     }
     c.pointee.receiving = .payload
     ring.receive(
-      files[Int(index)], target + count, missing - count, all: true, tag(Kind.receive, index))
+      files[Int(index)], target + count, missing - count, all: c.pointee.receivesWhole,
+      tag(Kind.receive, index))
     return false
   }
 }

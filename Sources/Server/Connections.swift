@@ -213,6 +213,7 @@ package struct Connections: ~Copyable {
     c.pointee.descriptor = descriptor
     c.pointee.number = counters.accepted
     c.pointee.isTCP = isTCP
+    c.pointee.receivesWhole = !Socket.isVsock(descriptor)
     if isTCP { Self.prepareTCP(descriptor) }
     c.pointee.generation = (c.pointee.generation &+ 1) & 0xff_ffff
     c.pointee.phase = .handshake

@@ -37,6 +37,11 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   var now = MonotonicClock.now()
   let began: Instant
   var drainDeadline: Instant? = nil
+  /// When a shutdown ends, whatever is left to do.
+  private var stopDeadline: Instant? = nil
+  /// When letting go ends, although a device has not answered.
+  private var letGoDeadline: Instant? = nil
+  private static var lastWait: Milliseconds { Milliseconds(5000) }
   /// Which listeners have an accept in the ring.
   var isArmed: [Bool]
   var nextTick: Instant
@@ -45,6 +50,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   var notices: [String] = []
   /// Who may connect to a unix socket; nil: whoever its permissions let in.
   var unixUsers: Set<UInt32>?
+  /// The volume was shut down.
+  private(set) var isClean = false
   /// Connections that were taken out for a successor; nil unless one asked.
   private(set) var handed: [HandedConnection]? = nil
 
@@ -97,7 +104,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
       }
     }
     if state == .lettingGo {
-      if ring.pending == 0 { state = .over }
+      if ring.pending == 0 || letGoDeadline.map({ !(now < $0) }) ?? false { state = .over }
       return
     }
     connections.pumpAll(&ring.ring, now: now)
@@ -279,6 +286,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     state = .draining
     connections.isResting = false
     drainDeadline = now + Milliseconds(parts.configuration.drainMilliseconds)
+    stopDeadline = now + parts.configuration.stopTime
     for (index, listener) in parts.listeners.enumerated() {
       ring.ring.cancel(
         OperationTag(kind: Connections.Kind.accept, slot: UInt32(index)),
@@ -317,7 +325,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     state = .lettingGo
   }
 
-  /// draining ─ no connection left ─► stopping ─ the volume is shut down ─► over
+  /// draining ─ no connection left ─► stopping ─ the volume is shut down ─► over; or stopping ─ it
+  /// takes too long ─► letting go ─► over: the next start recovers, as after a kill.
   private mutating func shutDownFurther() {
     if state == .handingOver { handOverFurther() }
     if state == .draining {
@@ -330,6 +339,17 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
       volume.beginShutdown()
       nextTick = now
     }
-    if volume.isShutDown && ring.pending == 0 { state = .over }
+    if volume.isShutDown && ring.pending == 0 {
+      isClean = true
+      state = .over
+    } else if state == .stopping, let deadline = stopDeadline, !(now < deadline) {
+      parts.logger.warning(
+        """
+        the log is not empty after \(parts.configuration.stopTime.rawValue / 1000) s: the next \
+        start recovers what is in it
+        """)
+      letGoDeadline = now + Self.lastWait
+      state = .lettingGo
+    }
   }
 }

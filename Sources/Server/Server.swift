@@ -34,9 +34,9 @@ import VolumeEngine
 /// ready ─► its reply is in a send. Its pieces: filling (WRITE) ─► queued ─► submitted ─► done ─►
 /// sent ─► released, or reused for the next part of a long READ.
 ///
-/// The server: serving ─ signal, control ─► draining ─ no connection ─► stopping ─ clean ─► over;
-/// or serving ─ a successor asks ─► handing over ─ connections at rest, taken out ─► letting
-/// go ─ no device operation in flight ─► over.
+/// The server: serving ─ signal, control ─► draining ─ no connection ─► stopping ─ clean, or out of
+/// time ─► over; or serving ─ a successor asks ─► handing over ─ connections at rest, taken out ─►
+/// letting go ─ no device operation in flight ─► over.
 ///
 /// Invariants:
 /// - S1: a slot's phase goes round as above; a connection is closed once.
@@ -108,14 +108,14 @@ package enum Server {
     loop.adopt(handed)
     loop.run()
     if let connections = loop.handed { return .handedOver(connections) }
-    logger.notice("stopped cleanly")
+    logger.notice(loop.isClean ? "stopped cleanly" : "stopped")
     return .stopped
   }
 }
 
 /// How serving ended.
 package enum ServerOutcome {
-  /// The volume is clean.
+  /// The volume is clean, or, when that took too long, as after a kill.
   case stopped
   /// The volume is as after a kill: nothing that was answered is missing. The connections are at
   /// rest; their descriptors are the caller's now, and so are the listeners.

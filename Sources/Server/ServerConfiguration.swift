@@ -1,3 +1,4 @@
+package import Base
 package import NBDProtocol
 package import RingIO
 package import TLS
@@ -22,6 +23,8 @@ package struct ServerConfiguration: Sendable {
   package var tell: @Sendable (ServerNews) -> Void = { _ in }
   /// How long a shutdown waits for clients before it closes their connections.
   package var drainMilliseconds: UInt64 = 10_000
+  /// How long a shutdown may take in all; then what is in the log is left for the next start.
+  package var stopTime = Milliseconds(60_000)
 
   package init(volumeName: String, description: String) {
     self.volumeName = volumeName

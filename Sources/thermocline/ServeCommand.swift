@@ -14,8 +14,8 @@ struct ServeCommand: ParsableCommand {
       Opens the devices and becomes their only owner, recovers what an earlier server left, and \
       serves. Devices that do not belong together, are swapped, truncated or owned by another \
       process are refused by name. A stop waits up to 10 s for requests under way, empties the \
-      log and leaves a clean pool; a second signal does not wait for clients. A kill loses nothing \
-      that was acknowledged.
+      log and leaves a clean pool; what is not done after limits.stop_seconds is left for the next \
+      start. A second signal does not wait for clients. A kill loses nothing that was acknowledged.
 
       SIGHUP reads the configuration again: limits, TLS and who may use the unix socket change \
       for new connections; what else has changed is named in the log, and waits for a restart or \

@@ -114,6 +114,9 @@ final class ServedPool {
     server.tls = changeable.tls
     server.credentials = changeable.credentials
     server.unixUsers = changeable.unixUsers
+    if let seconds = configuration.limits.stopSeconds {
+      server.stopTime = Milliseconds(UInt64(seconds) * 1000)
+    }
     server.isReadOnly = configuration.volume.isReadOnly
     server.isRotational = (0..<pool.devices.count).allSatisfy {
       pool.devices.geometry(of: DeviceIndex($0)).isRotational

@@ -1,0 +1,42 @@
+#!/bin/bash
+# A stop ends in its time: what of the log is not folded in by then is left for the next start, and
+# nothing is lost. With time enough it leaves a clean pool.
+source "$(dirname "$0")/common.bash"
+bounded 180 "$@"
+ours || { say "only our server is asked"; exit 0; }
+
+memory=512MiB
+log_size=1GiB
+volume_size=4GiB
+tier only disk 8GiB
+format
+printf '[limits]\nstop_seconds = 1\n' >>"$config"
+serve
+
+say "a log that one second cannot empty"
+fio --name=fill --ioengine=nbd --uri="$uri" --thread=1 --rw=randwrite --bs=4k --iodepth=64 \
+  --size=3g --randrepeat=0 --time_based=1 --runtime=6 --output=/dev/null 2>/dev/null
+head -c 16M /dev/urandom >"$work/data"
+# Short requests, so that they go into the log.
+nbdcopy --request-size=65536 "$work/data" "$uri"
+used=$(status .log.used_bytes)
+start=${EPOCHREALTIME/./}
+stop_server
+took=$(((${EPOCHREALTIME/./} - start) / 1000))
+say "stopped in $took ms with $((used >> 20)) MiB in the log"
+grep -q "the log is not empty after 1 s" "$work/server.log" || fail "it was emptied in time"
+[ "$took" -lt 8000 ] || fail "the stop took $took ms"
+
+say "nothing is lost, and with time the pool is clean"
+sed -i 's/^stop_seconds = .*/stop_seconds = 60/' "$config"
+serve
+grep -Eq "recovered [1-9][0-9]* log entries" "$work/server.log" || fail "nothing was recovered"
+/usr/bin/python3 - "$uri" "$work/data" <<'PYTHON' || fail "the data is another"
+import nbd, sys
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+assert h.pread(16 << 20, 0) == open(sys.argv[2], "rb").read()
+PYTHON
+stop_server
+tail -n 1 "$work/server.log" | grep -q "stopped cleanly" || fail "it did not stop cleanly"
+"$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"

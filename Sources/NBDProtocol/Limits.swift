@@ -24,9 +24,9 @@ package struct Limits: Sendable, Equatable {
   package var advertisedPayload: UInt32 = 32 << 20
   /// The payload accepted of a WRITE (more closes) and given to a READ (more is EINVAL).
   package var acceptedPayload: UInt32 = 64 << 20
-  /// The longest READ answered in one chunk when DF asks for it; longer is EOVERFLOW. Little, since
-  /// its memory cannot be given in parts.
-  package var unfragmentedRead: UInt32 = 256 << 10
+  /// The longest READ answered in one chunk when DF asks for it; longer is EOVERFLOW. It is the
+  /// least that the specification allows, since its memory cannot be given in parts.
+  package var unfragmentedRead: UInt32 = 64 << 10
   /// Descriptors of one block status chunk.
   package var statusDescriptors = 65_536
   /// A peer that takes no byte of what is sent to it for so long is dropped.

@@ -27,6 +27,8 @@ package struct Connections: ~Copyable {
 
   /// Transactions of all connections together, unless fewer connections need fewer.
   private static var mostTransactions: Int { 2048 }
+  /// Bytes that connections leave to transactions and to buffers.
+  private static var keptForBuffers: Int { 6 << 20 }
   /// Whole-megabyte pieces are rounded to this when they are not aligned.
   static var largestBuffer: Int { 2 << 20 }
 
@@ -65,7 +67,8 @@ package struct Connections: ~Copyable {
   var arrivals: [(number: UInt64, peer: String)] = []
   var closings: [(number: UInt64, reason: ClosingReason)] = []
 
-  /// Cuts `memory` up. `offer.limits` bounds the connections; half of the memory does, too.
+  /// Cuts `memory` up. `offer.limits` bounds the connections; half of the memory does, too, or less
+  /// where it is little.
   /// Only with credentials connections have channels for TLS.
   package init(
     offer: Offer, credentials: TLSCredentials? = nil, memory: UnsafeMutableRawBufferPointer
@@ -76,7 +79,7 @@ package struct Connections: ~Copyable {
     offer.limits = Self.possible(offer.limits)
     offer.limits.connections = min(
       offer.limits.connections, ConnectionSet.capacity,
-      max(1, memory.count / 2 / perConnection))
+      max(1, min(memory.count / 2, memory.count - Self.keptForBuffers) / perConnection))
     let limits = offer.limits
     let count = limits.connections
     let transactionCount = min(count * limits.requestsInFlight, Self.mostTransactions)

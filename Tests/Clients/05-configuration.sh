@@ -25,7 +25,7 @@ file=$work/bad.toml
 planted "$file:1: memory: expected a size .*found the integer 1" 's/^memory = .*/memory = 1/'
 planted "$file:1: memory: expected at least 192MiB" '1s/192/100/'
 planted "$file:4: volume.size: expected a multiple of 4KiB" 's/^size = "64MiB"/size = "65537KiB"/'
-planted "$file:3: volume.nmae: expected one of the keys name, size, found the unknown" \
+planted "$file:3: volume.nmae: expected one of the keys name, size, read_only, found the unknown" \
   '3s/name/nmae/'
 planted "$file:6: listen.unix: expected an absolute path" 's/^unix = .*/unix = "nbd.sock"/'
 planted "$file:8: log.size: expected at least 128MiB" '8s/128MiB/8MiB/'

@@ -78,9 +78,9 @@ import Testing
     var offer = Offer.example
     offer.export.size = 1 << 40
     #expect(
-      judge(0, flags: 4, length: 256 << 10, style: .structured, offer: offer) == .perform(.read))
+      judge(0, flags: 4, length: 64 << 10, style: .structured, offer: offer) == .perform(.read))
     #expect(
-      judge(0, flags: 4, length: 256 << 10 + 1, style: .structured, offer: offer)
+      judge(0, flags: 4, length: 64 << 10 + 1, style: .structured, offer: offer)
         == .refuse(.cannotStayWhole))
     #expect(Refusal.cannotStayWhole.code == .overflow)
   }

@@ -12,7 +12,7 @@ command -v objdump >/dev/null || { echo "no objdump"; exit 77; }
 
 # What runs once in a server's life, or when people ask.
 once='\.init|\binit\(|initializeWith|initialization expression|\.open\(|\.serve|PoolFormat|PoolCheck'
-once+='|Replay|CheckState|Mailbox|Histogram|Snapshot|Statistics|statistics'
+once+='|ServedPool|Replay|CheckState|Mailbox|Histogram|Snapshot|Statistics|statistics'
 
 found=$(objdump -d --no-show-raw-insn "$binary" | awk '
   /^[0-9a-f]+ <.*>:$/ { name = $2; size = "" }

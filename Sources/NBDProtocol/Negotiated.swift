@@ -6,6 +6,8 @@ package struct Negotiated: Codable, Equatable, Sendable {
   package var stage: Stage
   /// The client wants 124 zeros behind the answer to EXPORT_NAME.
   package var sendsZeroes: Bool
+  /// The client understands replies to options.
+  package var isFixed: Bool
   /// `simple`, `structured` or `extended`.
   package var style: String
   /// Names of the selected contexts, in their order.
@@ -20,6 +22,7 @@ package struct Negotiated: Codable, Equatable, Sendable {
   ) {
     self.stage = stage
     sendsZeroes = true
+    isFixed = true
     self.style = "\(style)"
     contexts = (0..<selection.count).map {
       String(decoding: export.contexts[selection[$0]].name, as: UTF8.self)
@@ -46,25 +49,28 @@ package struct Negotiated: Codable, Equatable, Sendable {
 }
 
 extension Handshake {
-  /// What has been negotiated so far; nil once it is over, or under encryption.
+  /// What has been negotiated so far; nil once it is over.
   package func negotiated(_ offer: Offer) -> Negotiated? {
-    guard !isEncrypted, state != .finished else { return nil }
+    guard state != .finished else { return nil }
     var value = Negotiated(
       state == .awaitingFlags ? .awaitingFlags : .haggling, style, selection, offer.export)
     value.sendsZeroes = sendsZeroes
+    value.isFixed = isFixed
     value.isForEmptyName = selectedFor.map { $0 == .empty }
     value.options = options
     return value
   }
 
   /// Goes on where another server has stopped; nil when that was no handshake of this export.
-  package init?(_ value: Negotiated, _ offer: Offer) {
+  package init?(_ value: Negotiated, _ offer: Offer, isEncrypted: Bool) {
     guard value.stage != .transmission, let style = value.replyStyle,
       let selection = value.selection(in: offer.export), value.options >= 0
     else { return nil }
     self.init()
+    self.isEncrypted = isEncrypted
     state = value.stage == .awaitingFlags ? .awaitingFlags : .haggling
     sendsZeroes = value.sendsZeroes
+    isFixed = value.isFixed
     self.style = style
     self.selection = selection
     selectedFor = value.isForEmptyName.map { $0 ? .empty : .canonical }

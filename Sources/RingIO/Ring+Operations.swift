@@ -115,12 +115,14 @@ extension Ring {
     finish(entry, file, tag)
   }
 
-  /// Sends `count` vectors in one call; short only when the connection breaks. Header and vectors
-  /// are the caller's, one header for each send in flight; a batch larger than `SendVector.limit`
-  /// is refused by the kernel.
+  /// Sends `count` vectors in one call; short only when the connection breaks, or when it need not
+  /// be `whole` (the kernel's TLS refuses to be asked for that). Header and vectors are the
+  /// caller's, one header for each send in flight; a batch larger than `SendVector.limit` is
+  /// refused by the kernel.
   package mutating func sendMessage(
     _ file: RingFile, _ header: UnsafeMutablePointer<SendHeader>,
-    _ vectors: UnsafeMutablePointer<SendVector>, _ count: Int, _ tag: OperationTag
+    _ vectors: UnsafeMutablePointer<SendVector>, _ count: Int, whole: Bool = true,
+    _ tag: OperationTag
   ) {
     // SAFETY: SendVector is laid out as iovec, and SendHeader holds nothing but the msghdr; both
     // stay in place until the completion (R2).
@@ -128,7 +130,8 @@ extension Ring {
     message.pointee.msg_iov = UnsafeMutableRawPointer(vectors).assumingMemoryBound(to: iovec.self)
     message.pointee.msg_iovlen = count
     let entry = entry()
-    io_uring_prep_sendmsg(entry, file.number, message, UInt32(MSG_NOSIGNAL | MSG_WAITALL))
+    let flags = MSG_NOSIGNAL | (whole ? MSG_WAITALL : 0)
+    io_uring_prep_sendmsg(entry, file.number, message, UInt32(flags))
     finish(entry, file, tag)
   }
 

@@ -16,11 +16,17 @@ struct Connection: Linked {
 
   enum Receiving: UInt8 { case nothing, window, payload, cipher }
 
-  /// plain ─ STARTTLS ─► securing ─ the TLS handshake is done ─► encrypted
-  enum Wire: UInt8 { case plain, securing, encrypted }
+  /// plain ─ STARTTLS ─► securing ─ TLS handshake done ─► encrypted ─ handed over ─► byKernel
+  enum Wire: UInt8 {
+    case plain, securing, encrypted, byKernel
 
-  /// Bytes of the receive window: the longest option, and a page for its header.
-  static let windowSize = 68 << 10
+    /// Bytes of the wire go through the connection's channel.
+    var usesChannel: Bool { self == .securing || self == .encrypted }
+  }
+
+  /// Bytes of the receive window: the longest option, and a page for its header; or all that comes
+  /// out of a channel that comes to rest.
+  static let windowSize = 72 << 10
   /// Bytes of the area for reply headers, and for the handshake's replies.
   static let areaSize = Handshake.replyCapacity
   static let vectorCount = 256
@@ -72,6 +78,8 @@ struct Connection: Linked {
   /// One vector behind the others: an encrypted part that is being sent.
   var cipherVector: UnsafeMutablePointer<SendVector> { vectors + Self.vectorCount }
   var isSending = false
+  /// What is being sent: vectors that have something left, and bytes.
+  var sendVectors: UnsafeMutableBufferPointer<SendVector>
   var sendBytes = 0
   /// What an encrypted send has yet to encrypt.
   var source = TLSSource()
@@ -113,6 +121,7 @@ struct Connection: Linked {
     window = arena.take(Self.windowSize)
     area = arena.take(Self.areaSize)
     vectors = Connections.take(SendVector.self, Self.vectorCount + 1, &arena)
+    sendVectors = UnsafeMutableBufferPointer(start: vectors, count: 0)
     header = Connections.take(SendHeader.self, 1, &arena)
     header.initialize(to: SendHeader())
     self.channel = channel

@@ -96,7 +96,7 @@ extension Connections {
       freeIfOver(t)
       c.pointee.incomingPiece = -1
     }
-    if c.pointee.wire != .plain { c.pointee.channel?.pointee.end() }
+    if c.pointee.wire.usesChannel { c.pointee.channel?.pointee.end() }
     ring.remove(files[Int(index)])
     Glibc.close(c.pointee.descriptor)
     c.pointee.descriptor = -1
@@ -126,6 +126,7 @@ extension Connections {
         return sendOutgoing(index, &ring, now: now)
       }
     }
+    if c.pointee.wire == .byKernel { KernelTLS.sayGoodbye(c.pointee.descriptor) }
     close(index, offer.isShuttingDown ? .shutdown : .disconnected, &ring)
   }
 

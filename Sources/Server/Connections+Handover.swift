@@ -2,6 +2,7 @@ import Base
 import Glibc
 package import NBDProtocol
 import RingIO
+import TLS
 
 /// A connection on its way to another server process. Its socket is quiet: no request is under way,
 /// nothing is half sent, and what was received but not looked at is in `window`.
@@ -9,12 +10,14 @@ package struct HandedConnection: Codable, Sendable {
   /// The socket; not part of what is encoded.
   package var descriptor: Int32 = -1
   package var isTCP: Bool
+  /// The kernel encrypts and decrypts what goes through the socket.
+  package var isEncrypted: Bool
   package var negotiated: Negotiated
   /// Received bytes that were not consumed: less than a request's header, a part of an option, or
   /// requests that were not begun.
   package var window: [UInt8]
 
-  private enum CodingKeys: CodingKey { case isTCP, negotiated, window }
+  private enum CodingKeys: CodingKey { case isTCP, isEncrypted, negotiated, window }
 }
 
 /// Handing over: connections come to rest and leave; or come from another server, and go on.
@@ -23,8 +26,11 @@ package struct HandedConnection: Codable, Sendable {
 ///       begun ─► its receive and its poll are cancelled ─► at rest ─► takeAll
 ///
 /// A WRITE whose payload has begun is received to its end. Who takes or sends nothing for
-/// `handoverStall` is closed, and after a while whoever is still busy. Encrypted connections cannot
-/// leave: their keys are GnuTLS's. They are closed, and their clients connect again.
+/// `handoverStall` is closed, and after a while whoever is still busy.
+///
+/// An encrypted connection rests between two records: what has come is decrypted, what the last
+/// record lacks is received. Then the kernel goes on with it (`KernelTLS`). Where that cannot be
+/// (no TCP, no module `tls`, another cipher) it is closed, and its client connects again.
 extension Connections {
   private static var handoverStall: Milliseconds { Milliseconds(5000) }
 
@@ -40,10 +46,11 @@ extension Connections {
       switch c.pointee.phase {
       case .free, .closing: continue
       case .handshake, .transmission:
-        if c.pointee.wire != .plain {
-          close(index, .notHandedOver, &ring)
-        } else if c.pointee.receiving == .window && c.pointee.incoming < 0 {
+        if c.pointee.wire == .securing || c.pointee.incoming >= 0 { continue }
+        if c.pointee.receiving != .nothing {
           ring.cancel(tag(Kind.receive, index), OperationTag(kind: OperationTag.ignored))
+        } else if c.pointee.wire == .encrypted {
+          toPump.insert(index)
         }
       }
     }
@@ -70,7 +77,27 @@ extension Connections {
 
   private func isQuiet(_ c: UnsafeMutablePointer<Connection>) -> Bool {
     c.pointee.phase != .closing && c.pointee.transactions == 0 && !c.pointee.isSending
-      && c.pointee.receiving == .nothing && c.pointee.incoming < 0
+      && c.pointee.receiving == .nothing && c.pointee.incoming < 0 && c.pointee.wire != .securing
+      && (c.pointee.wire != .encrypted || c.pointee.channel?.pointee.isAtRest ?? true)
+  }
+
+  /// Takes all that has come out of the channel, and receives what the last record lacks.
+  mutating func bringToRecordEnd(_ index: Int32, _ ring: inout Ring) {
+    let c = connections + Int(index)
+    guard let channel = c.pointee.channel else { return }
+    while true {
+      let room = roomInWindow(c)
+      guard room > 0 else { return close(index, .notHandedOver, &ring) }
+      switch channel.pointee.decrypt(into: c.pointee.window + c.pointee.end, room: room) {
+      case .bytes(let count): c.pointee.end += count
+      case .needsMore:
+        let missing = channel.pointee.missing
+        if missing > 0 { receiveCipher(index, &ring, most: missing) }
+        return
+      case .ended: return close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+      case .failed(let code): return close(index, .badRecord(code), &ring)
+      }
+    }
   }
 
   /// Closes what does not come to rest.
@@ -95,12 +122,14 @@ extension Connections {
         c.pointee.phase == .transmission
         ? c.pointee.session.negotiated(offer.export) : c.pointee.handshake.negotiated(offer)
       ring.remove(files[Int(index)])
-      if let negotiated {
+      if let negotiated, leavesChannel(c) {
         handed.append(
           HandedConnection(
-            descriptor: c.pointee.descriptor, isTCP: c.pointee.isTCP, negotiated: negotiated,
+            descriptor: c.pointee.descriptor, isTCP: c.pointee.isTCP,
+            isEncrypted: c.pointee.wire != .plain, negotiated: negotiated,
             window: Array(c.pointee.pending)))
       } else {
+        if closings.count < 64 { closings.append((c.pointee.number, .notHandedOver)) }
         Glibc.close(c.pointee.descriptor)
       }
       c.pointee.descriptor = -1
@@ -112,12 +141,18 @@ extension Connections {
     return handed
   }
 
+  /// Whether the wire can be another process's.
+  private func leavesChannel(_ c: UnsafeMutablePointer<Connection>) -> Bool {
+    guard c.pointee.wire.usesChannel else { return true }
+    return c.pointee.channel?.pointee.moveToKernel(c.pointee.descriptor) ?? false
+  }
+
   /// Goes on with a connection of another server; closes it when it cannot.
   mutating func adopt(_ handed: HandedConnection, _ ring: inout Ring, now: Instant) {
     counters.accepted += 1
     let session = Session(handed.negotiated, offer)
-    let handshake = Handshake(handed.negotiated, offer)
-    let isAllowed = session == nil || offer.tls != .required
+    let handshake = Handshake(handed.negotiated, offer, isEncrypted: handed.isEncrypted)
+    let isAllowed = session == nil || handed.isEncrypted || offer.tls != .required
     guard session != nil || handshake != nil, isAllowed, !freeConnections.isEmpty,
       handed.window.count <= Connection.windowSize
     else {
@@ -128,6 +163,7 @@ extension Connections {
     }
     let index = take(handed.descriptor, isTCP: handed.isTCP, &ring, now: now)
     let c = connections + Int(index)
+    if handed.isEncrypted { c.pointee.wire = .byKernel }
     if let handshake { c.pointee.handshake = handshake }
     if let session {
       c.pointee.session = session

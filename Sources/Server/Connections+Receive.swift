@@ -1,4 +1,5 @@
 import Base
+import Glibc
 import NBDProtocol
 import RingIO
 import TLS
@@ -22,10 +23,14 @@ extension Connections {
       counters.timeouts += 1
       return close(index, .stalledPayload, &ring)
     }
-    if result == Self.cancelled && (isResting || c.pointee.isLeaving) { return }
+    if result == Self.cancelled && (isResting || c.pointee.isLeaving) {
+      if c.pointee.wire == .encrypted { toPump.insert(index) }
+      return
+    }
     guard result > 0 else {
-      let busy = c.pointee.transactions > 0
-      return close(index, result == 0 ? .hungUp(busy: busy) : .broken, &ring)
+      let isEnd = result == 0 || c.pointee.wire == .byKernel && result == -Int(EIO)
+      return close(
+        index, isEnd ? .hungUp(busy: c.pointee.transactions > 0) : .broken, &ring)
     }
     switch kind {
     case .window: c.pointee.end += result
@@ -52,7 +57,10 @@ extension Connections {
     let c = connections + Int(index)
     var goesOn = true
     while goesOn && c.pointee.receiving == .nothing {
-      if isResting && c.pointee.incoming < 0 { return }
+      if isResting && c.pointee.incoming < 0 && c.pointee.wire != .securing {
+        if c.pointee.wire == .encrypted { bringToRecordEnd(index, &ring) }
+        return
+      }
       switch c.pointee.phase {
       case .free, .closing: return
       case .handshake:
@@ -70,24 +78,29 @@ extension Connections {
   /// Receives into the window, behind what is not consumed. True when bytes are there at once.
   private mutating func receive(_ index: Int32, _ ring: inout Ring) -> Bool {
     let c = connections + Int(index)
-    let kept = c.pointee.end - c.pointee.start
-    if c.pointee.start > 0 {
-      // What is kept is less than one request's header, or an incomplete option.
-      (c.pointee.window).copyMemory(from: c.pointee.window + c.pointee.start, byteCount: kept)
-      c.pointee.start = 0
-      c.pointee.end = kept
-    }
-    let room = Connection.windowSize - kept
+    let room = roomInWindow(c)
     invariant(room > 0, "S3: the window holds any unit")
     if c.pointee.wire == .encrypted {
-      let count = decrypt(index, c.pointee.window + kept, room, &ring)
+      let count = decrypt(index, c.pointee.window + c.pointee.end, room, &ring)
       c.pointee.end += count
       return count > 0
     }
     c.pointee.receiving = .window
     ring.receive(
-      files[Int(index)], c.pointee.window + kept, room, tag(Kind.receive, index))
+      files[Int(index)], c.pointee.window + c.pointee.end, room, tag(Kind.receive, index))
     return false
+  }
+
+  /// Bytes of room behind what is not consumed, which moves to the window's beginning: it is less
+  /// than one request's header, or an incomplete option, but for who comes to rest.
+  func roomInWindow(_ c: UnsafeMutablePointer<Connection>) -> Int {
+    let kept = c.pointee.end - c.pointee.start
+    if c.pointee.start > 0 {
+      c.pointee.window.copyMemory(from: c.pointee.window + c.pointee.start, byteCount: kept)
+      c.pointee.start = 0
+      c.pointee.end = kept
+    }
+    return Connection.windowSize - kept
   }
 
   // MARK: Handshake

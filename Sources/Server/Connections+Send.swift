@@ -283,17 +283,41 @@ extension Connections {
   ) {
     let c = connections + Int(index)
     c.pointee.isSending = true
+    c.pointee.sendVectors = UnsafeMutableBufferPointer(start: list, count: vectors)
     c.pointee.sendBytes = bytes
     c.pointee.progressed = now
     c.pointee.progressMark = 0
     ring.sendMessage(
-      files[Int(index)], c.pointee.header, list, vectors, tag(Kind.send, index))
+      files[Int(index)], c.pointee.header, list, vectors, whole: c.pointee.wire != .byKernel,
+      tag(Kind.send, index))
+  }
+
+  /// So many bytes were sent, and not all: sends the others.
+  private mutating func sendRest(
+    _ index: Int32, behind sent: Int, _ ring: inout Ring, now: Instant
+  ) {
+    let c = connections + Int(index)
+    let left = c.pointee.sendBytes - sent
+    var (vectors, skipped) = (c.pointee.sendVectors[...], sent)
+    while let first = vectors.first, first.count <= skipped {
+      skipped -= first.count
+      vectors = vectors.dropFirst()
+    }
+    let rest = UnsafeMutableBufferPointer(rebasing: vectors)
+    guard let list = rest.baseAddress else { return close(index, .broken, &ring) }
+    list[0] = SendVector(list[0].base.map { $0 + skipped }, list[0].count - skipped)
+    beginSend(index, list, vectors: rest.count, bytes: left, &ring, now: now)
   }
 
   mutating func finishSend(_ index: Int32, _ result: Int, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     c.pointee.isSending = false
-    if c.pointee.wire != .plain, goesOnSending(index, result, &ring, now: now) { return }
+    if c.pointee.wire.usesChannel, goesOnSending(index, result, &ring, now: now) { return }
+    if c.pointee.wire == .byKernel, c.pointee.phase != .closing, result > 0,
+      result < c.pointee.sendBytes
+    {
+      return sendRest(index, behind: result, &ring, now: now)
+    }
     releaseSent(c)
     guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
     guard result == c.pointee.sendBytes else {

@@ -53,12 +53,12 @@ extension Connections {
     return isDone
   }
 
-  private mutating func receiveCipher(_ index: Int32, _ ring: inout Ring) {
+  mutating func receiveCipher(_ index: Int32, _ ring: inout Ring, most: Int = .max) {
     let c = connections + Int(index)
     guard let room = c.pointee.channel?.pointee.room(), let base = room.baseAddress else { return }
     invariant(room.count > 0, "S3: TLS has taken what was received")
     c.pointee.receiving = .cipher
-    ring.receive(files[Int(index)], base, room.count, tag(Kind.receive, index))
+    ring.receive(files[Int(index)], base, min(most, room.count), tag(Kind.receive, index))
   }
 
   /// Decrypted bytes at `target`: how many; 0 when there are none yet, and more is being received,

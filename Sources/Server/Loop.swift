@@ -322,6 +322,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     }
     guard connections.areAtRest(&ring.ring), !isArmed.contains(true) else { return }
     handed = connections.takeAll(&ring.ring)
+    logConnections()
     state = .lettingGo
   }
 

@@ -11,6 +11,7 @@ import CGnuTLS
 /// | idle | begin | handshaking |
 /// | handshaking | handshake says done, and the peer is one that may come in | open |
 /// | handshaking, open | a record that is wrong, the peer's end | over |
+/// | open | moveToKernel | idle: the socket itself encrypts (`KernelTLS`) |
 /// | any | end | idle |
 ///
 /// Invariants:
@@ -20,6 +21,8 @@ import CGnuTLS
 /// - T3: nothing is decrypted before the handshake is done; nothing is handed out unchecked.
 /// - T4: a peer whose certificate was not verified, or is not on the list, or who has no key, never
 ///   gets past the handshake.
+/// - T5: a session leaves for the kernel between two records, both ways: what is received and sent
+///   next is the next record's first byte.
 ///
 /// Protocol versions: TLS 1.2 and 1.3. No session tickets, no renegotiation. GnuTLS takes memory of
 /// its own, about 60 KiB for a session; it is not part of the server's budget.

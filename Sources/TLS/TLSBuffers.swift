@@ -1,4 +1,5 @@
 import Base
+import CGnuTLS
 import Glibc
 
 /// The bytes between GnuTLS and the socket.
@@ -16,6 +17,9 @@ struct TLSBuffers {
   var end = 0
   let outgoing: UnsafeMutableRawPointer
   var outgoingCount = 0
+  var records = RecordBoundary()
+  /// The longest record that the peer takes, as it said (RFC 8449, or RFC 6066, section 4).
+  var recordLimit = 1 << 14
 
   init(incoming: UnsafeMutableRawPointer, outgoing: UnsafeMutableRawPointer) {
     self.incoming = incoming
@@ -26,6 +30,8 @@ struct TLSBuffers {
     start = 0
     end = 0
     outgoingCount = 0
+    records = RecordBoundary()
+    recordLimit = 1 << 14
   }
 
   var hasRoom: Bool { outgoingCount + Self.mostAdded <= Self.outgoingSize }
@@ -41,6 +47,29 @@ struct TLSBuffers {
       start = 0
     }
     return UnsafeMutableRawBufferPointer(start: incoming + end, count: Self.incomingSize - end)
+  }
+
+  /// So many bytes were received into `room`.
+  mutating func received(_ count: Int) {
+    records.advance(UnsafeRawBufferPointer(start: incoming + end, count: count))
+    end += count
+  }
+
+  /// Learns from a client's hello how long records may be.
+  static func read(hello: UnsafePointer<gnutls_datum_t>?, _ buffers: UnsafeMutableRawPointer?) {
+    let flags = UInt32(GNUTLS_EXT_RAW_FLAG_TLS_CLIENT_HELLO)
+    gnutls_ext_raw_parse(
+      buffers,
+      { buffers, kind, data, size in
+        let buffers = buffers.unsafelyUnwrapped.assumingMemoryBound(to: TLSBuffers.self)
+        let maxFragmentLength: UInt32 = 1, recordSizeLimit: UInt32 = 28
+        if kind == recordSizeLimit, size == 2, let data {
+          buffers.pointee.recordLimit = Int(data[0]) << 8 | Int(data[1])
+        } else if kind == maxFragmentLength {
+          buffers.pointee.recordLimit = min(buffers.pointee.recordLimit, 1 << 12)
+        }
+        return 0
+      }, hello, flags)
   }
 
   /// GnuTLS wants bytes.
@@ -71,6 +100,38 @@ struct TLSBuffers {
       .copyMemory(from: source, byteCount: count)
     buffers.pointee.outgoingCount += count
     return count
+  }
+}
+
+/// Where records end in a stream of bytes: each has a header of 5 bytes, the last two its length
+/// (RFC 8446, section 5.1).
+struct RecordBoundary {
+  private static let header = 5
+  private var headerBytes = 0
+  private var length = 0
+  private var bodyLeft = 0
+
+  /// Bytes that the record which has begun lacks, as far as its header is known: 0 between records.
+  var missing: Int { headerBytes > 0 ? Self.header - headerBytes : bodyLeft }
+
+  mutating func advance(_ bytes: UnsafeRawBufferPointer) {
+    var at = 0
+    while at < bytes.count {
+      if bodyLeft > 0 {
+        let part = min(bodyLeft, bytes.count - at)
+        bodyLeft -= part
+        at += part
+        continue
+      }
+      headerBytes += 1
+      if headerBytes >= Self.header - 1 { length = length << 8 | Int(bytes[at]) }
+      if headerBytes == Self.header {
+        bodyLeft = length
+        length = 0
+        headerBytes = 0
+      }
+      at += 1
+    }
   }
 }
 

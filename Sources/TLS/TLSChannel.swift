@@ -63,6 +63,12 @@ package struct TLSChannel {
     gnutls_transport_set_push_function(session) { buffers, source, count in
       TLSBuffers.push(buffers, source, count)
     }
+    gnutls_handshake_set_hook_function(
+      session, CGnuTLS.GNUTLS_HANDSHAKE_CLIENT_HELLO.rawValue, GNUTLS_HOOK_PRE
+    ) { session, _, _, _, hello in
+      TLSBuffers.read(hello: hello, gnutls_transport_get_ptr(session))
+      return 0
+    }
     self.session = session
     self.credentials = credentials
     isBroken = false
@@ -85,13 +91,36 @@ package struct TLSChannel {
     buffers.pointee.empty()
   }
 
+  // MARK: Leaving for the kernel
+
+  /// Bytes to receive until the record that has begun is whole; 0 between two records.
+  package var missing: Int { buffers.pointee.records.missing }
+
+  /// Nothing is half received, decrypted and not taken, or encrypted and not sent.
+  package var isAtRest: Bool {
+    guard let session else { return true }
+    return missing == 0 && buffers.pointee.start == buffers.pointee.end
+      && buffers.pointee.outgoingCount == 0 && gnutls_record_check_pending(session) == 0
+  }
+
+  /// Gives the session to the kernel and forgets the peer. False when the kernel cannot take it, or
+  /// the peer wants shorter records than the kernel makes: the socket is of no more use then.
+  package mutating func moveToKernel(_ socket: Int32) -> Bool {
+    guard let session else { return false }
+    invariant(isAtRest, "T5: who leaves is between two records")
+    let takesLongest = buffers.pointee.recordLimit >= Self.largestRecord
+    let moved = takesLongest && !isBroken && KernelTLS.take(session, socket)
+    end()
+    return moved
+  }
+
   // MARK: The wire
 
   /// Where received bytes go; never empty.
   package mutating func room() -> UnsafeMutableRawBufferPointer { buffers.pointee.room() }
 
   /// So many bytes were received into `room`.
-  package mutating func received(_ count: Int) { buffers.pointee.end += count }
+  package mutating func received(_ count: Int) { buffers.pointee.received(count) }
 
   /// What must be sent, until `sent`.
   package var outgoing: UnsafeRawBufferPointer {

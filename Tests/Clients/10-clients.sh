@@ -1,6 +1,6 @@
 #!/bin/bash
-# Foreign clients: libnbd's tools, nbdsh, fio, qemu-img and qemu-io read and write the volume, and
-# agree with each other about what is in it, also after a restart.
+# Foreign clients: libnbd's tools, nbdsh, nbdfuse, fio, qemu-img and qemu-io read and write the
+# volume, and agree with each other about what is in it, also after a restart.
 source "$(dirname "$0")/common.bash"
 bounded 300 "$@"
 
@@ -172,6 +172,32 @@ if [ -x "$THERMOCLINE_LOAD" ]; then
   "$THERMOCLINE_LOAD" model --uri "$uri" --seconds 10
 fi
 
+if [ -c /dev/fuse ] && command -v nbdfuse >/dev/null; then
+  say "nbdfuse: the volume as a file"
+  mkdir "$work/fuse"
+  nbdfuse "$work/fuse/volume" "$uri" 2>"$work/nbdfuse.log" &
+  nbdfuse_pid=$!
+  mounts+=("$work/fuse")
+  for _ in $(seq 100); do
+    [ ! -f "$work/fuse/volume" ] || break
+    sleep 0.1
+  done
+  [ "$(stat -c %s "$work/fuse/volume")" = 1073741824 ] || fail "nbdfuse: $(cat "$work/nbdfuse.log")"
+  # Written through the file, read past it; and the other way round, where nothing is cached yet.
+  head -c 24000001 /dev/urandom >"$work/part"
+  through() { dd bs=1M conv=notrunc,fsync "$@" status=none; }
+  through if="$work/part" of="$work/fuse/volume" oflag=seek_bytes seek=700000123
+  nbdcopy "$uri" "$work/past"
+  cmp -n 24000001 "$work/part" "$work/past" 0 700000123 || fail "nbdfuse writes other data"
+  through if="$work/part" of="$work/past" oflag=seek_bytes seek=900000321
+  nbdcopy "$work/past" "$uri"
+  cmp "$work/past" "$work/fuse/volume" || fail "nbdfuse reads other data"
+  fusermount3 -u "$work/fuse"
+  wait "$nbdfuse_pid" || fail "nbdfuse ends with $?: $(cat "$work/nbdfuse.log")"
+else
+  say "no FUSE here: nbdfuse was not tried"
+fi
+
 say "after a restart"
 nbdcopy "$uri" "$work/before"
 stop_server
@@ -179,3 +205,29 @@ serve
 nbdcopy "$uri" "$work/after"
 cmp "$work/before" "$work/after"
 stop_server
+
+ours || exit 0
+say "a volume that seeks: only when all its devices do"
+tiers=()
+tier fast disk1 512MiB
+tier slow disk2 1GiB disk3 1GiB
+format
+cp "$config" "$work/still.toml"
+# turns EXPECTED FILES…: whether clients are told that it does, when these files rotate.
+turns() {
+  local expected=$1 file
+  shift
+  cp "$work/still.toml" "$config"
+  for file in "$@"; do
+    sed -i "s#\(/$file\"[^}]*rotational = \)false#\1true#" "$config"
+  done
+  [ "$(grep -o 'rotational = true' "$config" | wc -l)" = $# ] || fail "not configured: $*"
+  serve
+  nbdinfo --json "$uri" | jq -e ".exports[0].is_rotational == $expected" >/dev/null ||
+    fail "is_rotational is not $expected, with ${*:-nothing} rotating"
+  stop_server
+}
+turns false
+turns false disk2 disk3
+turns false disk1 disk2
+turns true disk1 disk2 disk3

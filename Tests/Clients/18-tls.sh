@@ -6,7 +6,7 @@ bounded 240 "$@"
 ours || { say "only our server is asked"; exit 0; }
 
 pki=$work/pki
-mkdir "$pki" "$pki/alice" "$pki/bob" "$pki/mallory"
+mkdir "$pki" "$pki/alice" "$pki/bob" "$pki/eve" "$pki/mallory"
 
 # authority NAME: a certificate authority. signed AUTHORITY FOLDER NAME EXTENSIONS: a certificate.
 authority() {
@@ -28,8 +28,9 @@ signed house server localhost \
 extendedKeyUsage=serverAuth"
 signed house alice/client alice extendedKeyUsage=clientAuth
 signed house bob/client bob extendedKeyUsage=clientAuth
+signed house eve/client eve extendedKeyUsage=serverAuth
 signed stranger mallory/client mallory extendedKeyUsage=clientAuth
-for client in alice bob mallory; do
+for client in alice bob eve mallory; do
   cp "$pki/house.pem" "$pki/$client/ca-cert.pem"
 done
 printf 'carol:%s\ndave:%s\n' "$(openssl rand -hex 32)" "$(openssl rand -hex 32)" >"$pki/keys"
@@ -123,6 +124,8 @@ kept_out "$(uri_of mallory)"
 said "TLS handshake failed: Certificate is required"
 # libnbd shows no certificate of an authority that was not asked for; this client does.
 kept_out_of_openssl mallory
+# A server's own certificate opens nothing.
+kept_out_of_openssl eve
 said "TLS handshake failed: Error in the certificate verification"
 kept_out "$(key_of dave)"
 said 'the client "dave" is not one of tls.clients'
@@ -356,6 +359,48 @@ for _ in range(6):
     fresh.ask(1)
     fresh.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
     fresh.hear(1)
+PYTHON
+
+say "versions: 1.2 and 1.3, and none before; and the end is said"
+python3 - "$root/Tests/Wire" "$port" "$pki" <<'PYTHON'
+import ssl, sys
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+port, pki = int(sys.argv[2]), sys.argv[3]
+
+
+def begin(oldest, newest):
+    """In transmission, with a version from this one to that."""
+    context = ssl.create_default_context(cafile=pki + "/house.pem")
+    context.load_cert_chain(pki + "/alice/client-cert.pem", pki + "/alice/client-key.pem")
+    # OpenSSL does not even offer the old ones on its usual level.
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version, context.maximum_version = oldest, newest
+    w = Wire(("127.0.0.1", port))
+    w.greet()
+    assert w.ask(STARTTLS) == ["ACK"]
+    # An end that is not said is an error then, and not just an end.
+    w.socket = context.wrap_socket(
+        w.socket, server_hostname="localhost", suppress_ragged_eofs=False)
+    return w.enter()
+
+
+versions = ssl.TLSVersion
+for version, name in (versions.TLSv1_2, "TLSv1.2"), (versions.TLSv1_3, "TLSv1.3"):
+    w = begin(version, version)
+    assert w.socket.version() == name
+    w.request(WRITE, 0, 512, payload=b"e" * 512)
+    w.request(READ, 0, 512)
+    w.request(DISC)
+    assert w.answer()[0] == "done" and w.answer(512)[1][0][2] == b"e" * 512, name
+    assert w.socket.recv(1) == b"", name
+for version in versions.TLSv1_1, versions.TLSv1:
+    try:
+        begin(versions.TLSv1, version)
+        sys.exit(f"{version.name} is let in")
+    except ssl.SSLError as error:
+        # The server hears what is offered, and says so: it is not OpenSSL that does not want to.
+        assert error.reason == "TLSV1_ALERT_PROTOCOL_VERSION", error
 PYTHON
 let_in "$(uri_of alice)"
 stop_server

@@ -8,7 +8,9 @@ ours || { say "only our server is asked"; exit 0; }
 printf 'carol:%s\ndave:%s\n' "$(openssl rand -hex 32)" "$(openssl rand -hex 32)" >"$work/keys"
 tier only disk 1GiB
 format
-cp "$config" "$work/base.toml"
+# Others may come as far as the socket: unix_users decides.
+chmod 755 "$work"
+sed '/^unix = /a unix_mode = "0666"' "$config" >"$work/base.toml"
 
 # configured MODE CLIENT CONNECTIONS: the configuration so; SIGHUP is another step.
 configured() {
@@ -75,6 +77,45 @@ kill -HUP "$server"
 said "memory has changed in .*: it waits for a restart"
 said "the configuration was read again" 4
 as carol || fail "carol is not let in again"
+
+# users NUMBER LIST: unix_users so, by the NUMBERth reading; an empty LIST: whoever comes.
+users() {
+  configured allowed carol 10
+  [ -z "$2" ] || sed -i "/^unix = /a unix_users = $2" "$config"
+  kill -HUP "$server"
+  said "the configuration was read again" "$1"
+}
+mine() { nbdinfo --size "$uri" >/dev/null 2>&1; }
+# other: 4711 asks, which root alone can let it do.
+if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
+  other() { setpriv --reuid 4711 --clear-groups nbdinfo --size "$uri" >/dev/null 2>&1; }
+  other || fail "a user is turned away without a list"
+else
+  say "not root: another user is not tried"
+  other() { return "$1"; }
+fi
+
+say "other users of the unix socket: the list is new connections'; who is there stays"
+turned_away="turned away: not one of listen.unix_users"
+users 5 '["4711"]'
+! mine || fail "a user who is not on the list is let in"
+said "$turned_away"
+other 0 || fail "a user who is on the list is not let in"
+users 6 "[\"$(id -un)\"]"
+mine || fail "a user who is on the list now is not let in"
+! other 1 || fail "a user who is not on the list any more is let in"
+# A user who does not exist: the list stays as it was.
+configured allowed carol 10
+sed -i '/^unix = /a unix_users = ["no-such-user"]' "$config"
+kill -HUP "$server"
+said "the configuration was not changed.*listen.unix_users"
+mine || fail "a mistake turned away a user who was on the list"
+! other 1 || fail "a mistake let in a user who was not on the list"
+users 7 ''
+mine || fail "without a list a user is turned away"
+other 0 || fail "without a list a user is turned away"
+# It went on while nobody of its name would have been let in.
+kill -0 "$holder" || fail "the client that was there is gone"
 
 : >"$work/enough"
 wait "$holder" || fail "the client that was there noticed"

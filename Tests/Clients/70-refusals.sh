@@ -1,6 +1,7 @@
 #!/bin/bash
 # Refusals: devices that are swapped, truncated, foreign, missing, copied or busy, pools that do not
-# fit the configuration, a lost staging ring: all refused, by name, and nothing is changed.
+# fit the configuration, a lost staging ring: all refused, by name, and nothing is changed. A full
+# pool refuses writes, but for space that was kept.
 source "$(dirname "$0")/common.bash"
 bounded 600 "$@"
 ours || { say "skipped: nothing of this is in a stand-in"; exit 0; }
@@ -25,10 +26,10 @@ with() {
 }
 
 say "devices"
-with 's/disk0/X/; s/disk1/disk0/; s/X/disk1/; s/320MiB/X/; s/1GiB" }, /320MiB" }, /; s/"X"/"1GiB"/'
+with 's/disk0/@/; s/disk1/disk0/; s/@/disk1/; s/320MiB/X/; s/1GiB" }, /320MiB" }, /; s/"X"/"1GiB"/'
 sed -i 's/, size = "[^"]*"//' "$config"
 serve_refused "disk1 is swapped.*device 1"
-with 's/disk1/X/; s/disk2/disk1/; s/X/disk2/'
+with 's/disk1/@/; s/disk2/disk1/; s/@/disk2/'
 serve_refused "disk2 is swapped.*device 2"
 with 's/, { path = "[^"]*disk2", [^}]* }//'
 serve_refused "has 3 devices.*names 2.*device 2 is missing"
@@ -125,3 +126,88 @@ PYTHON
 stop_server
 "$THERMOCLINE" check --config "$config" >"$work/check.txt" || fail "check: $(cat "$work/check.txt")"
 say "started with --accept-lost-ring, every block is the old or the new, check is clean"
+
+say "a full pool refuses, but not what was zeroed with its space kept"
+tiers=()
+volume_size=4GiB
+tier fast small0 320MiB
+tier slow small1 512MiB
+format
+serve
+# full fill|rest: takes all space but what is kept, and writes to half of that; to the other half.
+full() {
+  /usr/bin/python3 - "$uri" "$1" <<'PYTHON'
+import errno, sys, time, nbd
+MIB, KEPT = 1 << 20, 64 << 20
+h = nbd.NBD()
+h.add_meta_context("base:allocation")
+h.connect_uri(sys.argv[1])
+
+
+def goes(what, *arguments):
+    """Whether there is room for it."""
+    try:
+        what(*arguments)
+        return True
+    except nbd.Error as error:
+        assert error.errnum == errno.ENOSPC, error
+        return False
+
+
+def kinds(length, offset):
+    """The flags of base:allocation, one for each piece."""
+    found = []
+    h.block_status(length, offset, lambda name, at, entries, error: found.extend(entries[1::2]))
+    return set(found)
+
+
+def fill(at):
+    """Writes on from there, the last extents one by one, until nothing goes any more."""
+    for length in MIB, 65536:
+        while goes(h.pwrite, b"f" * length, at):
+            at += length
+    return at
+
+
+half = 0 if sys.argv[2] == "fill" else KEPT // 2
+if half == 0:
+    h.zero(KEPT, 0, nbd.CMD_FLAG_NO_HOLE)
+    assert kinds(KEPT, 0) == {2}, "ZERO without HOLE"
+    at, before = fill(KEPT), 0
+    # What the log held is home after a while: is there room again?
+    while at != before:
+        h.flush()
+        time.sleep(3)
+        before, at = at, fill(at)
+    print(f"{(at - KEPT) >> 20} MiB, and {KEPT >> 20} MiB that are kept")
+    assert at > 4 * KEPT, "the pool is not that small"
+last = h.get_size() - MIB
+assert not goes(h.pwrite, b"f" * 65536, last), "it is not full"
+assert not goes(h.zero, 65536, last, nbd.CMD_FLAG_NO_HOLE), "kept, where nothing is left"
+assert kinds(KEPT - half, half) == {2}
+# By long writes and by short ones, and over it once more.
+for at in range(half, half + KEPT // 2, 2 * MIB):
+    h.pwrite(b"k" * MIB, at)
+    for i in range(MIB, 2 * MIB, 65536):
+        h.pwrite(b"k" * 65536, at + i)
+h.flush()
+h.pwrite(b"K" * MIB, half)
+assert kinds(KEPT // 2, half) == {0}
+assert h.pread(KEPT // 2, half) == b"K" * MIB + b"k" * (KEPT // 2 - MIB), "other data"
+if half == 0:
+    assert h.pread(KEPT // 2, KEPT // 2) == bytes(KEPT // 2), "no zeros"
+else:
+    h.trim(16 * MIB, KEPT)
+    deadline = time.monotonic() + 20
+    while not goes(h.pwrite, b"n" * MIB, last):
+        assert time.monotonic() < deadline, "a TRIM makes no room"
+        time.sleep(0.2)
+h.shutdown()
+PYTHON
+}
+full fill
+kill_server
+serve
+full rest
+stop_server
+"$THERMOCLINE" check --config "$config" >"$work/check.txt" || fail "check: $(cat "$work/check.txt")"

@@ -19,7 +19,7 @@ import Testing
       while session == nil {
         if units == handover {
           let words = try #require(handshake.negotiated(.example))
-          handshake = try #require(Handshake(words, .example))
+          handshake = try #require(Handshake(words, .example, isEncrypted: false))
           #expect(handshake.negotiated(.example) == words)
         }
         let step = look(&handshake, rest, .example, &replies)
@@ -39,7 +39,7 @@ import Testing
     let words = session.negotiated(Offer.example.export)
     #expect(words.contexts == contexts)
     #expect(Session(words, .example) == session)
-    #expect(Handshake(words, .example) == nil)
+    #expect(Handshake(words, .example, isEncrypted: false) == nil)
   }
 
   @Test func whatAnExportCannotDoIsNotTaken() throws {
@@ -51,8 +51,22 @@ import Testing
     var strange = words
     strange.style = "chunky"
     #expect(Session(strange, .example) == nil)
-    var over = Handshake()
-    over.encrypted()
-    #expect(over.negotiated(.example) == nil)
+  }
+
+  @Test func encryptionGoesOn() throws {
+    var offer = Offer.example
+    offer.tls = .required
+    var handshake = Handshake()
+    var replies: [UInt8] = []
+    _ = look(&handshake, Bytes().flags(1).all, offer, &replies)
+    handshake.encrypted()
+    let words = try #require(handshake.negotiated(offer))
+    let go = Bytes().go("vol").all
+    var same = try #require(Handshake(words, offer, isEncrypted: true))
+    let step = look(&same, go, offer, &replies)
+    guard case .transmission = step.event else { return #expect(Bool(false), "\(step.event)") }
+    var plain = try #require(Handshake(words, offer, isEncrypted: false))
+    let refused = look(&plain, go, offer, &replies)
+    guard case .proceed = refused.event else { return #expect(Bool(false), "\(refused.event)") }
   }
 }

@@ -78,14 +78,16 @@ over() {
   rm /tmp/back
 }
 over "TLS 1.3, AES-256" ""
-over "TLS 1.2, AES-256" "disabled-version = tls1.3"
 over "TLS 1.3, ChaCha20" "tls-disabled-cipher = AES-256-GCM
 tls-disabled-cipher = AES-128-GCM
 tls-disabled-cipher = AES-128-CCM
 tls-disabled-cipher = AES-256-CCM"
 
-# Four at once, under load.
-printf '[overrides]\ntls-disabled-cipher = AES-256-GCM\n' >/tmp/policy
+# Four at once, under load: TLS 1.2, AES-128.
+printf '[overrides]\ndisabled-version = tls1.3\ntls-disabled-cipher = AES-256-GCM\n' >/tmp/policy
+for c in AES-256-CCM CHACHA20-POLY1305 AES-256-CBC; do
+  echo "tls-disabled-cipher = $c" >>/tmp/policy
+done
 GNUTLS_SYSTEM_PRIORITY_FILE=/tmp/policy /bin/nbdcopy --connections=4 --flush /tmp/data "$uri" \
   2>/tmp/said &
 copy=$!

@@ -176,6 +176,7 @@ package enum ConfigurationLimits {
   /// Below this no memory plan fits; the plan itself says how much a pool needs.
   package static let minimumMemory: UInt64 = 192 << 20
   package static let minimumVolume: UInt64 = 1 << 20
+  package static let maximumVolume = Superblock.largestVolume
   /// Sixteen segments of 8 MiB, so that each of the four generations has four.
   package static let minimumLog: UInt64 = 128 << 20
   /// Index and buffers of the log stay within the memory: 5.3 MiB a GiB of log.

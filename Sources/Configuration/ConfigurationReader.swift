@@ -1,3 +1,4 @@
+import DiskFormat
 import Glibc
 import TOMLKit
 
@@ -108,6 +109,11 @@ final class ConfigurationReader {
       in: table, at: "volume", most: ConfigurationLimits.volumeNameBytes, example: "vol0")
     let size = size(
       in: table, "size", at: "volume", least: ConfigurationLimits.minimumVolume, example: "16GiB")
+    if let size, size > ConfigurationLimits.maximumVolume {
+      note(
+        "volume.size", "at most \(SizeText.exact(ConfigurationLimits.maximumVolume))",
+        SizeText.exact(size))
+    }
     guard let name, let size else { return nil }
     return VolumeSettings(
       name: name, size: size, isReadOnly: truth(in: table, "read_only", at: "volume") ?? false)

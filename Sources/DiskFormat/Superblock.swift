@@ -72,6 +72,14 @@ package struct Superblock: Equatable, Sendable {
   static let deviceTable = 512
   static let deviceStride = 96
 
+  /// The largest volume, in bytes: 4 PiB.
+  package static let largestVolume: UInt64 = 1 << 52
+
+  /// Whether a volume can have so many bytes: whole blocks of 4 KiB, up to 4 PiB.
+  package static func isVolumeSize(_ bytes: UInt64) -> Bool {
+    bytes > 0 && bytes % UInt64(Size.block) == 0 && bytes <= largestVolume
+  }
+
   package init(
     pool: Identity, volumeName: String, volumeSize: UInt64, tierNames: [String],
     log: LogGeometry, devices: [DeviceEntry]
@@ -152,6 +160,9 @@ package struct Superblock: Equatable, Sendable {
     guard bytes.identity(16) == pool, (1...Layout.maxDevices).contains(deviceCount),
       (1...Layout.maxTiers).contains(tierCount)
     else { throw .mismatch(what: "superblock with \(deviceCount) devices, \(tierCount) tiers") }
+    guard isVolumeSize(bytes.u64(136)) else {
+      throw .mismatch(what: "superblock with a volume of \(bytes.u64(136)) bytes")
+    }
     var devices: [DeviceEntry] = []
     for i in 0..<deviceCount {
       let p = bytes + deviceTable + deviceStride * i

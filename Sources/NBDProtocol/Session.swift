@@ -3,8 +3,8 @@
 package struct Session: Equatable, Sendable, BitwiseCopyable {
   package let style: ReplyStyle
   package let selection: MetaSelection
-  /// Bytes of the export.
-  package let exportSize: UInt64
+  /// Bytes of the export now: it may have grown since the handshake.
+  package var exportSize: UInt64
   package let isReadOnly: Bool
   /// The payload a WRITE may carry and a READ may ask for.
   package let acceptedPayload: UInt32

@@ -20,9 +20,10 @@ import Glibc
 /// | 31 | pointed | visited by other than a stream |
 struct HeatMap: ~Copyable {
   /// Extents per cell, as a shift.
-  let shift: UInt64
-  let count: Int
-  private let cells: UnsafeMutablePointer<UInt32>
+  private(set) var shift: UInt64
+  private(set) var count: Int
+  private let capacity: Int
+  private var cells: UnsafeMutablePointer<UInt32>
   /// 1024 · log2(1 + 2^(−i / 64)): what adding a heat *i* / 64 half-lives smaller is worth.
   private let sums: UnsafeMutablePointer<UInt16>
   private let levelUnit: UInt64
@@ -39,9 +40,8 @@ struct HeatMap: ~Copyable {
   /// A map of at most `bytes` for `extents` extents, allocated and zeroed here.
   init(extents: UInt64, bytes: Int, halfLife: Milliseconds, visitGap: Milliseconds, now: Instant) {
     invariant(bytes >= 4 && extents > 0, "R1: a heat map has room for a cell")
-    var shift: UInt64 = 0
-    while (extents - 1) >> shift >= UInt64(bytes / 4) { shift += 1 }
-    self.shift = shift
+    capacity = bytes / 4
+    shift = Self.shift(for: extents, capacity)
     count = Int((extents - 1) >> shift) + 1
     cells = .allocate(capacity: count)
     cells.initialize(repeating: 0, count: count)
@@ -52,6 +52,27 @@ struct HeatMap: ~Copyable {
     levelUnit = max(1, halfLife.rawValue * 1_000_000 / 1024)
     stampUnit = max(1, visitGap.rawValue * 1_000_000 / 5)
     origin = now.nanoseconds
+  }
+
+  private static func shift(for extents: UInt64, _ capacity: Int) -> UInt64 {
+    var shift: UInt64 = 0
+    while (extents - 1) >> shift >= UInt64(capacity) { shift += 1 }
+    return shift
+  }
+
+  /// Covers more extents within the same bytes. Cells may become coarser: the hottest stays.
+  mutating func grow(to extents: UInt64) {
+    let newShift = max(shift, Self.shift(for: extents, capacity))
+    let newCount = Int((extents - 1) >> newShift) + 1
+    let new = UnsafeMutablePointer<UInt32>.allocate(capacity: newCount)
+    new.initialize(repeating: 0, count: newCount)
+    for i in 0..<count {
+      let place = i >> Int(newShift - shift)
+      if self[i].level >= Cell(bits: new[place]).level { new[place] = cells[i] }
+    }
+    // SAFETY: nobody else has the old cells; `deinit` frees the new ones.
+    cells.deallocate()
+    (cells, count, shift) = (new, newCount, newShift)
   }
 
   // SAFETY: both allocations are made in `init`, owned by this value alone, and used nowhere else.

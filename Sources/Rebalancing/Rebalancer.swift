@@ -82,6 +82,14 @@ package final class Rebalancer {
     sweepBegan = now
   }
 
+  /// The volume has `bytes` bytes from now on; its heat is kept.
+  package func volumeGrew(to bytes: UInt64) {
+    heat.grow(to: (bytes + UInt64(Size.extent) - 1) / UInt64(Size.extent))
+    // A sweep begins anew: cells may have other places.
+    swept = 0
+    sweepBegan = lastTick ?? sweepBegan
+  }
+
   // MARK: What happens
 
   /// A client read or wrote `bytes` of an extent, in a request of `requestBytes`.

@@ -144,6 +144,13 @@ package struct Connections: ~Copyable {
     offer.limits = limits
   }
 
+  /// A larger volume, from now on: for new connections, and for those whose clients hear of it by
+  /// other ways, as the kernel's client does.
+  mutating func grow(to size: UInt64) {
+    offer.export.size = size
+    for i in 0..<connectionCapacity { connections[i].session.exportSize = size }
+  }
+
   /// Another mode and other credentials, for new sessions; false when connections have no channels,
   /// because there was no TLS at the start: then it stays as it is.
   mutating func change(_ mode: TLSMode, _ credentials: TLSCredentials?) -> Bool {

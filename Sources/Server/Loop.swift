@@ -110,6 +110,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     connections.pumpAll(&ring.ring, now: now)
     submitRequests()
     volume.step(now: now)
+    if volume.size != connections.offer.export.size { connections.grow(to: volume.size) }
     while ring.room > 0, let operation = volume.nextOperation() { ring.submit(operation) }
     while let reply = volume.nextReply() { connections.finish(reply) }
     connections.serveWaiting()
@@ -230,6 +231,11 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     }
     unixUsers = changes.unixUsers
     connections.change(changes.limits)
+    volume.grow(to: changes.volumeSize)
+    if changes.volumeSize > 0, changes.volumeSize < volume.size {
+      parts.logger.warning(
+        "the volume keeps its \(volume.size) bytes: it cannot shrink to \(changes.volumeSize)")
+    }
     parts.logger.notice("the configuration was read again")
   }
 
@@ -313,7 +319,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   }
 
   /// handing over ─ all at rest ─► letting go ─ no device operation in flight ─► over. The volume
-  /// is left as a kill leaves it: that is quicker than emptying the log; the successor recovers.
+  /// is left as a kill leaves it: that is quicker than a clean stop; the successor recovers.
   private mutating func handOverFurther() {
     nextTick = now + Milliseconds(50)
     if let deadline = drainDeadline, !(now < deadline) {
@@ -346,8 +352,8 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     } else if state == .stopping, let deadline = stopDeadline, !(now < deadline) {
       parts.logger.warning(
         """
-        the log is not empty after \(parts.configuration.stopTime.rawValue / 1000) s: the next \
-        start recovers what is in it
+        the batch under way has not ended after \(parts.configuration.stopTime.rawValue / 1000) \
+        s: the next start goes on as after a kill
         """)
       letGoDeadline = now + Self.lastWait
       state = .lettingGo

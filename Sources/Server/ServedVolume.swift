@@ -7,6 +7,8 @@ package import VolumeEngine
 package protocol ServedVolume: ~Copyable {
   /// Bytes.
   var size: UInt64 { get }
+  /// Makes the volume larger; `size` says when it is.
+  mutating func grow(to bytes: UInt64)
   var canAccept: Bool { get }
   mutating func submit(_ request: VolumeRequest)
   mutating func complete(_ completion: DeviceCompletion)

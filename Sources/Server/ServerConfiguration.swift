@@ -34,6 +34,8 @@ package struct ServerConfiguration: Sendable {
 
 /// What may be changed while clients are served.
 package struct ServerChanges: Sendable {
+  /// Bytes that the volume is to have; fewer than it has are refused. 0: as it is.
+  package var volumeSize: UInt64 = 0
   package var limits = Limits()
   package var unixUsers: Set<UInt32>? = nil
   package var tls = TLSMode.unavailable

@@ -8,7 +8,7 @@ extension Volume: ServedVolume {
   package mutating func takeNotice() -> VolumeNotice? {
     guard let event = takeEvent() else { return nil }
     switch event {
-    case .recovered, .ringAbsent: return VolumeNotice(event.description, isWarning: false)
+    case .recovered, .ringAbsent, .grown: return VolumeNotice(event.description, isWarning: false)
     default: return VolumeNotice(event.description, isWarning: true)
     }
   }

@@ -24,6 +24,8 @@ package protocol PlacementPolicy: AnyObject {
   /// A move was carried out (or given up, `succeeded` false).
   func noteMoved(
     _ extent: ExtentIndex, from: TierIndex, to: TierIndex, succeeded: Bool, now: Instant)
+  /// The volume has `bytes` bytes from now on.
+  func volumeGrew(to bytes: UInt64)
   /// Called about once a second: renew thresholds and budgets. Returns the bytes per second that
   /// background moves may use now; 0 pauses them.
   func tick(tiers: borrowing TierOccupancy, now: Instant) -> UInt64

@@ -91,6 +91,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case olderSuperblockTaken
   /// Serving begins before superblocks with the new incarnation are durable.
   case incarnationNotWritten
+  /// What lies beyond the old end is written before superblocks with the new size are durable.
+  case grownEarly
   /// A generation is dropped by a checkpoint that folded only a part of it in.
   case generationDroppedEarly
 }

@@ -10,6 +10,7 @@ extension Volume {
   /// Counts and amounts now.
   package func statistics() -> VolumeStatistics {
     var s = counters
+    s.sizeBytes = size
     let o = allocator.occupancy()
     for t in 0..<o.count {
       s.tierCapacityBytes[t] = o.totalSlots[t] << 16

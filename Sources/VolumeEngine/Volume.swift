@@ -38,8 +38,10 @@ package struct Volume: ~Copyable {
   /// The staging ring in use; 0 for none.
   let ringID: UInt64
   package internal(set) var now: Instant
-  /// Bytes of the volume.
-  package let size: UInt64
+  /// Bytes of the volume: what both superblocks on disk say, so that no entry lies beyond.
+  package internal(set) var size: UInt64
+  /// What `grow` asks for.
+  var wantedSize: UInt64 = 0
 
   var log: Log
   var table: ExtentTable

@@ -15,6 +15,8 @@ package enum VolumeEvent: Sendable {
   case lostBlocks(ExtentIndex, mask: UInt16)
   case recovered(entries: UInt64, fromRing: Bool)
   case ringAbsent
+  /// Bytes of the volume.
+  case grown(from: UInt64, to: UInt64)
 }
 
 extension VolumeEvent: CustomStringConvertible {
@@ -48,6 +50,7 @@ extension VolumeEvent: CustomStringConvertible {
       "recovered \(entries) log entries\(fromRing ? ", the newest from the staging ring" : "")"
     case .ringAbsent:
       "no usable tmpfs for the staging ring: writes are acknowledged after the append"
+    case .grown(let old, let new): "the volume has grown from \(old) to \(new) bytes"
     }
   }
 }

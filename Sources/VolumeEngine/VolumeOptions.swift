@@ -15,6 +15,8 @@ package struct VolumeOptions: Sendable {
   package var memory: MemoryPlan
   /// A rule to break, for the test of the tests; nil in production.
   package var planted: PlantedBug? = nil
+  /// Bytes that the volume has from this opening on, when it has fewer: it only grows.
+  package var volumeSize: UInt64 = 0
 
   package init(bootID: Identity, memory: MemoryPlan) {
     self.bootID = bootID

@@ -14,6 +14,8 @@ package struct VolumeStatistics: Sendable {
   package var servedZeroBytes: UInt64 = 0
   package var servedTierBytes = InlineArray<8, UInt64>(repeating: 0)
 
+  /// Bytes of the volume.
+  package var sizeBytes: UInt64 = 0
   /// Bytes of the homes of extents, whole ones of 64 KiB. What only the log holds has none yet.
   package var mappedBytes: UInt64 = 0
   package var tierCapacityBytes = InlineArray<8, UInt64>(repeating: 0)

@@ -41,6 +41,12 @@ struct OpenedPool {
     var notes = set.notes + devices.notes + verdict.notes
     let superblock = try newestSuperblock(devices, label, candidates[0].path, &notes)
     try checkAgreement(configuration, superblock)
+    if configuration.volume.size < superblock.volumeSize {
+      notes.append(
+        "volume.size in \(configuration.file) says \(SizeText.exact(configuration.volume.size)), "
+          + "but the volume has \(SizeText.exact(superblock.volumeSize)): it can grow, but not "
+          + "shrink, and stays as it is.")
+    }
     return OpenedPool(devices: devices, label: label, superblock: superblock, notes: notes)
   }
 
@@ -109,9 +115,6 @@ struct OpenedPool {
           at: key, expected: "\(formatted), as the pool was formatted", found: configured))
     }
     compare("volume.name", superblock.volumeName, configuration.volume.name)
-    compare(
-      "volume.size", SizeText.exact(superblock.volumeSize),
-      SizeText.exact(configuration.volume.size))
     if let size = configuration.log.size {
       let segment = UInt64(superblock.log.segmentSize)
       compare(

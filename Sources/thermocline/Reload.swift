@@ -76,6 +76,7 @@ extension PoolConfiguration {
   /// What may change while clients are served.
   func makeChanges() throws -> ServerChanges {
     var changes = ServerChanges()
+    changes.volumeSize = volume.size
     changes.limits.take(limits)
     (changes.tls, changes.credentials) = try makeCredentials()
     changes.unixUsers = try UserNames.allowed(self)
@@ -89,7 +90,11 @@ extension PoolConfiguration {
       if part(self) != part(old) { names.append(name) }
     }
     compare("memory") { $0.memory }
-    compare("[volume]") { $0.volume }
+    compare("[volume]") {
+      var volume = $0.volume
+      volume.size = 0
+      return volume
+    }
     compare("[listen]") {
       var listen = $0.listen
       listen.unixUsers = nil

@@ -39,6 +39,7 @@ final class ServedPool {
     }
     var options = VolumeOptions(bootID: bootID, memory: plan)
     options.acceptLostRing = acceptLostRing
+    options.volumeSize = configuration.volume.size
     options.placedWrites = configuration.log.placedWrites
     self.options = options
   }
@@ -55,7 +56,9 @@ final class ServedPool {
     let clients = UnsafeMutableRawBufferPointer(
       start: arena.take(plan.clientBytes), count: plan.clientBytes)
     let policy = Rebalancer(
-      RebalancerSettings(volumeSize: pool.superblock.volumeSize, heatBytes: plan.heatBytes),
+      RebalancerSettings(
+        volumeSize: max(pool.superblock.volumeSize, configuration.volume.size),
+        heatBytes: plan.heatBytes),
       now: MonotonicClock.now())
     let volume = try openVolume(staging, &arena, policy)
 

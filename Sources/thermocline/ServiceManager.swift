@@ -18,7 +18,7 @@ enum ServiceManager {
       case .alive: if isWatched { sd_notify(0, "WATCHDOG=1") }
       case .reloading: reload()
       case .replaced(let process): sd_notify(0, "MAINPID=\(process)")
-      case .stopping: sd_notify(0, "STOPPING=1\nSTATUS=Waits for clients, then empties the log.")
+      case .stopping: sd_notify(0, "STOPPING=1\nSTATUS=Waits for clients, then for the batch.")
       }
     }
   }

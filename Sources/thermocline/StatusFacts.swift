@@ -11,7 +11,6 @@ import VolumeEngine
 /// What does not change while a pool is served, joined with a snapshot of what does.
 struct StatusFacts: Sendable {
   private let volumeName: String
-  private let volumeSize: UInt64
   private let budget: UInt64
   private let uris: [String]
   private let tiers: [TierSettings]
@@ -22,7 +21,6 @@ struct StatusFacts: Sendable {
 
   init(_ configuration: PoolConfiguration, _ pool: OpenedPool, _ plan: MemoryPlan) {
     volumeName = configuration.volume.name
-    volumeSize = pool.superblock.volumeSize
     budget = configuration.memory
     uris = configuration.uris
     tiers = configuration.tiers
@@ -40,7 +38,7 @@ struct StatusFacts: Sendable {
     server.uris = uris
     var volume = StatusReport.Volume()
     volume.name = volumeName
-    volume.sizeBytes = volumeSize
+    volume.sizeBytes = snapshot.volume.sizeBytes
     volume.mappedBytes = snapshot.volume.mappedBytes
     var log = StatusReport.Log()
     log.sizeBytes = snapshot.volume.logSizeBytes

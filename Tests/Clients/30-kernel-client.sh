@@ -1,6 +1,7 @@
 #!/bin/bash
 # The kernel's own NBD client: a small virtual machine attaches the volume over TCP with four
-# connections, makes a filesystem, writes, trims, detaches, attaches again and compares.
+# connections, makes a filesystem, writes, trims, detaches, attaches again and compares; then the
+# volume grows under it.
 source "$(dirname "$0")/common.bash"
 source "$(dirname "$0")/guest.bash"
 bounded 420 "$@"
@@ -16,6 +17,7 @@ serve
 
 {
   echo "port=$port"
+  echo "grows=$(! ours || echo yes)"
   cat <<'JOB'
 attach() {
   /bin/nbd-client 10.0.2.2 $port /dev/nbd0 -N test -C 4 || die "nbd-client"
@@ -55,6 +57,29 @@ mount -t ext4 /dev/nbd0 /mnt || die "mount again"
 (cd /mnt && sha256sum -c /tmp/kept >/tmp/found 2>&1) || die "files differ: $(grep -v OK /tmp/found)"
 echo "GUEST: $(wc -l </tmp/kept) files compared"
 umount /mnt
+
+# The volume grows under a mounted filesystem.
+if [ -n "$grows" ]; then
+mount -t ext4 /dev/nbd0 /mnt || die "mount to grow"
+echo "GUEST: may grow"
+for i in $(seq 60); do
+  [ "$(/bin/nbdinfo --size nbd://10.0.2.2:$port/test)" = 2147483648 ] && break
+  sleep 1
+done
+! /bin/thermocline grow-device /dev/nbd0 512MiB || die "the device may shrink"
+! /bin/thermocline grow-device /dev/nbd1 2GiB || die "a device that is not attached has grown"
+/bin/thermocline grow-device /dev/nbd0 2GiB || die "grow-device"
+[ "$(cat /sys/block/nbd0/size)" = 4194304 ] || die "it has $(cat /sys/block/nbd0/size) sectors"
+/bin/resize2fs /dev/nbd0 >/tmp/resize 2>&1 || die "resize2fs: $(cat /tmp/resize)"
+dd if=/dev/urandom of=/tmp/tail bs=1M count=1 2>/dev/null
+echo "GUEST: grown to $(df -m /mnt | tail -n 1 | { read -r a b c; echo "$b"; }) MiB"
+(cd /mnt && sha256sum -c /tmp/kept >/tmp/found 2>&1) || die "files differ after growth"
+umount /mnt
+/bin/e2fsck -fn /dev/nbd0 || die "e2fsck of the larger one"
+dd if=/tmp/tail of=/dev/nbd0 bs=1M seek=2047 oflag=direct 2>/dev/null || die "write at the end"
+dd if=/dev/nbd0 of=/tmp/back bs=1M skip=2047 count=1 iflag=direct 2>/dev/null || die "read there"
+cmp /tmp/tail /tmp/back || die "the last MiB differs"
+fi
 # Raw and direct: sectors of 512 bytes, not aligned to blocks.
 dd if=/dev/urandom of=/tmp/odd bs=512 count=333 2>/dev/null
 dd if=/tmp/odd of=/dev/nbd0 bs=512 seek=1999 oflag=direct 2>/dev/null || die "direct write"
@@ -67,8 +92,15 @@ JOB
 } >"$work/job"
 make_initramfs "virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover
   net_failover virtio_net crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 nbd" \
-  nbd-client mke2fs e2fsck <"$work/job"
+  nbd-client mke2fs e2fsck resize2fs nbdinfo "$THERMOCLINE" <"$work/job"
 guest_command -nic user,model=virtio-net-pci
+# The host's part: the volume grows when the guest says so.
+(
+  until grep -aq 'GUEST: may grow' "$work/console"; do sleep 0.2; done
+  sed -i '/^\[volume\]/,/^\[/s/^size = .*/size = "2GiB"/' "$config"
+  kill -HUP "$server"
+) &
+helpers+=("$!")
 timeout 240 "${command[@]}" || true
 guest_said_ok
 say "the server still answers: $(nbdinfo --size "${probe_uri:-$uri}") bytes"

@@ -15,41 +15,11 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -su
   # The machine's clock is this one's.
   printf 'mkdir -p /tmp/pki\ncat >/tmp/key.pem <<PEM\n%s\nPEM\n' "$(cat "$work/key.pem")"
   printf 'cat >/tmp/pki/ca-cert.pem <<PEM\n%s\nPEM\n' "$(cat "$work/certificate.pem")"
+  server_in_guest 8MiB 'listen = { unix = "/run/t/sock", tcp = "127.0.0.1:10809" }' \
+    'tls = { mode = "required", certificate = "/tmp/pki/ca-cert.pem", key = "/tmp/key.pem" }'
   cat <<'JOB'
-mkdir -p /run/t
-pem=/tmp/pki/ca-cert.pem
-mount -t tmpfs -o mode=0700 none /run/t
 ip link set lo up
-cat >/tmp/pool.toml <<TOML
-memory = "192MiB"
-volume = { name = "test", size = "8MiB" }
-listen = { unix = "/run/t/sock", tcp = "127.0.0.1:10809" }
-tls = { mode = "required", certificate = "$pem", key = "/tmp/key.pem" }
-log = { size = "128MiB", staging = "/run/t" }
-[[tier]]
-name = "only"
-devices = [{ path = "/dev/vda", rotational = false }]
-TOML
-/bin/thermocline format --yes --config /tmp/pool.toml >/tmp/log 2>&1 || die "format: $(cat /tmp/log)"
-server=
-number=0
 uri="nbds://127.0.0.1/test?tls-certificates=/tmp/pki"
-# serve [--takeover]: the next server; the one before is gone at the end.
-serve() {
-  number=$((number + 1))
-  before=$server
-  /bin/thermocline serve --config /tmp/pool.toml $1 >/tmp/log$number 2>&1 &
-  server=$!
-  if [ -n "$before" ]; then
-    wait $before || die "the replaced server's status is $?: $(cat /tmp/log*)"
-  fi
-  for i in $(seq 100); do
-    grep -q "serving on" /tmp/log$number && return
-    kill -0 $server 2>/dev/null || die "the server ended: $(cat /tmp/log$number)"
-    usleep 100000
-  done
-  die "not served: $(cat /tmp/log$number)"
-}
 serve
 [ "$(/bin/nbdinfo --size "$uri")" = 8388608 ] || die "not served: $(cat /tmp/log*)"
 dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null
@@ -110,17 +80,14 @@ grep -q "could not be handed over" /tmp/log$((number - 1)) ||
   die "closed without a line: $(cat /tmp/log*)"
 [ "$(/bin/nbdinfo --size "$uri")" = 8388608 ] || die "not served: $(cat /tmp/log*)"
 
-kill $server
-wait $server || die "the server's status is $?: $(cat /tmp/log$number)"
-/bin/thermocline check --config /tmp/pool.toml >/tmp/log 2>&1 || die "check: $(cat /tmp/log)"
+end_server
 stop "ok"
 JOB
 } >"$work/job"
-PATH=$(dirname "$THERMOCLINE"):$PATH
 make_initramfs "virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
   tls aead ctr gf128mul ghash-generic gcm libchacha chacha_generic libpoly1305 poly1305_generic
   chacha20poly1305" \
-  thermocline nbdinfo nbdcopy <"$work/job"
+  "$THERMOCLINE" nbdinfo nbdcopy <"$work/job"
 guest_command -m 1024 -drive "file=$work/disk,format=raw,if=virtio,cache=none"
 timeout 400 "${command[@]}" || true
 guest_said_ok

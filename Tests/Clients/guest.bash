@@ -49,11 +49,11 @@ fetch_packages() {
   touch "$cache/complete"
 }
 
-# in_guest PROGRAM: copies a program of this machine and its libraries.
+# in_guest PROGRAM: copies a program of this machine (a name or a path) and its libraries to /bin.
 in_guest() {
   local program library
   program=$(command -v "$1") || fail "$1 is not installed"
-  install -D "$program" "$guest/bin/$1"
+  install -D "$program" "$guest/bin/${1##*/}"
   for library in $(ldd "$program" | grep -o '/[^ ]*'); do
     [ -e "$guest$library" ] || install -D "$library" "$guest$library"
   done
@@ -93,6 +93,46 @@ INIT
   chmod +x "$guest/init"
   (cd "$guest" && find . | "$cache/root/bin/busybox" cpio -o -H newc 2>/dev/null) |
     gzip -1 >"$work/initramfs"
+}
+
+# server_in_guest SIZE LINE…: the part of a job that formats a volume of that size on /dev/vda, with
+# these lines in its configuration, and says how to `serve [--takeover]` it and to `end_server`.
+server_in_guest() {
+  local size=$1
+  shift
+  printf 'cat >/tmp/pool.toml <<TOML\nmemory = "192MiB"\n'
+  printf '%s\n' "volume = { name = \"test\", size = \"$size\" }" "$@" \
+    'log = { size = "128MiB", staging = "/run/t" }' '[[tier]]' 'name = "only"' \
+    'devices = [{ path = "/dev/vda", rotational = false }]' TOML
+  cat <<'JOB'
+mkdir -p /run/t
+mount -t tmpfs -o mode=0700 none /run/t
+/bin/thermocline format --yes --config /tmp/pool.toml >/tmp/log 2>&1 || die "format: $(cat /tmp/log)"
+server=
+number=0
+# serve [--takeover]: the next server, whose log is /tmp/log$number; the one before is gone at the
+# end.
+serve() {
+  number=$((number + 1))
+  before=$server
+  /bin/thermocline serve --config /tmp/pool.toml $1 >/tmp/log$number 2>&1 &
+  server=$!
+  if [ -n "$before" ]; then
+    wait $before || die "the replaced server's status is $?: $(cat /tmp/log*)"
+  fi
+  for i in $(seq 100); do
+    grep -q "serving on" /tmp/log$number && return
+    kill -0 $server 2>/dev/null || die "the server ended: $(cat /tmp/log$number)"
+    usleep 100000
+  done
+  die "not served: $(cat /tmp/log$number)"
+}
+end_server() {
+  kill $server
+  wait $server || die "the server's status is $?: $(cat /tmp/log$number)"
+  /bin/thermocline check --config /tmp/pool.toml >/tmp/log 2>&1 || die "check: $(cat /tmp/log)"
+}
+JOB
 }
 
 # guest_command [OPTIONS OF QEMU]: the command that boots it, as an array; what it says comes to

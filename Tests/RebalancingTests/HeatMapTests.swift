@@ -17,6 +17,28 @@ import Testing
     #expect(make(1, heatBytes: 4).extentsPerGranule == 1)
   }
 
+  @Test func aGrowingVolumeKeepsItsHeat() {
+    let policy = make(1000, heatBytes: 4096)
+    let now = Instant(nanoseconds: 0)
+    func visit(_ extent: Int) {
+      policy.noteAccess(
+        ExtentIndex(UInt64(extent)), bytes: 1, requestBytes: 1, isWrite: false, now: now)
+    }
+    func heat(_ extent: Int) -> Double { policy.heat(of: ExtentIndex(UInt64(extent)), now: now) }
+    visit(7)
+    visit(998)
+    // Within the same cells: there is room for 24 more.
+    policy.volumeGrew(to: UInt64(1024 * Size.extent))
+    #expect(policy.extentsPerGranule == 1 && heat(7) > 0.9 && heat(8) == 0 && heat(1023) == 0)
+    // To cells of four extents each.
+    policy.volumeGrew(to: UInt64(4000 * Size.extent))
+    #expect(policy.extentsPerGranule == 4)
+    #expect(heat(4) == heat(7) && heat(7) > 0.9 && heat(998) > 0.9)
+    #expect(heat(8) == 0 && heat(3999) == 0)
+    visit(3999)
+    #expect(heat(3999) > 0.9)
+  }
+
   @Test func heatFollowsTheSumItStandsFor() {
     let policy = make(4, heatBytes: 16)
     let day: UInt64 = 86_400_000_000_000

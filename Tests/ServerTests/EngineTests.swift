@@ -88,6 +88,7 @@ private struct CountedVolume: ServedVolume, ~Copyable {
 
   var size: UInt64 { volume.size }
   var canAccept: Bool { volume.canAccept }
+  mutating func grow(to bytes: UInt64) { volume.grow(to: bytes) }
   mutating func submit(_ request: VolumeRequest) { volume.submit(request) }
   mutating func complete(_ completion: DeviceCompletion) { volume.complete(completion) }
   mutating func step(now: Instant) {
@@ -133,6 +134,7 @@ private final class FirstTier: PlacementPolicy {
   func noteMoved(
     _ extent: ExtentIndex, from: TierIndex, to: TierIndex, succeeded: Bool, now: Instant
   ) {}
+  func volumeGrew(to bytes: UInt64) {}
   func tick(tiers: borrowing TierOccupancy, now: Instant) -> UInt64 { 0 }
 }
 

@@ -91,6 +91,8 @@ struct MemoryVolume: ServedVolume, ~Copyable {
       && !control.refusesRequests
   }
 
+  mutating func grow(to bytes: UInt64) {}
+
   mutating func submit(_ request: VolumeRequest) {
     control.submitted += 1
     var reply = VolumeReply(

@@ -50,6 +50,7 @@ final class RandomPolicy: PlacementPolicy {
     _ extent: ExtentIndex, from: TierIndex, to: TierIndex, succeeded: Bool, now: Instant
   ) {}
 
+  func volumeGrew(to bytes: UInt64) {}
   func tick(tiers: borrowing TierOccupancy, now: Instant) -> UInt64 {
     if moves == 0 { return 0 }
     switch random.below(8) {

@@ -22,6 +22,9 @@ package struct Scenario: Sendable {
   var isTight = false
   var hasStaging = true
   var placedWrites = false
+  /// The pool is formatted for half of the volume; it grows when it is opened.
+  var isFormattedSmall = false
+  var growsAtOpening = true
   /// Chances per thousand of a transfer of whole extents, where writes are placed.
   var extentChance = 0
   /// The staging ring, and the cache of table pages.
@@ -88,6 +91,7 @@ package struct Scenario: Sendable {
     isTight = random.chance(120)
     hasStaging = !random.chance(150)
     placedWrites = random.chance(400)
+    isFormattedSmall = seed % 8 == 0
     ringBytes = random.pick([64 << 10, 128 << 10, 256 << 10, 1 << 20])
     cacheBytes = random.pick([256 << 10, 512 << 10, 2 << 20])
     spread = random.pick([1, 1, 1, 1, 3, 41, 350])

@@ -8,8 +8,9 @@ extension World {
   static func format(
     _ scenario: Scenario, layout: CellLayout, pool: Identity, devices: SimulatedDevices
   ) throws(Failure) -> (memory: MemoryPlan, log: LogGeometry) {
+    let size = scenario.isFormattedSmall ? layout.volumeSize / 2 & ~4095 : layout.volumeSize
     let plan = FormatPlan(
-      poolID: pool, volumeName: "simulated", volumeSize: layout.volumeSize,
+      poolID: pool, volumeName: "simulated", volumeSize: max(4096, size),
       devices: scenario.devices.enumerated().map { i, d in
         FormatDevice(
           identity: Identity(high: scenario.seed, low: UInt64(i + 1)), tier: TierIndex(d.tier),

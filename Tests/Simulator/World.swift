@@ -95,6 +95,7 @@ package final class World {
     options = VolumeOptions(
       bootID: Identity(high: random.next(), low: random.next()), memory: plan)
     options.placedWrites = scenario.placedWrites
+    if scenario.growsAtOpening { options.volumeSize = layout.volumeSize }
     options.placedLeast = 64 << 10
     options.planted = planted
     clientBytes = Clients.memoryBytes(scenario)

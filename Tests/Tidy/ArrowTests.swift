@@ -22,9 +22,11 @@ private let arrows: [String: Set<String>] = [
   "thermocline": [
     "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
     "Server", "TLS", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform",
+    "CNetlink",
     "Logging", "ArgumentParser", "Glibc", "Synchronization", "FoundationEssentials",
   ],
   "CPlatform": [], "CURing": [], "CISAL": [], "CBlkid": [], "CSystemd": [], "CLibNBD": [],
+  "CNetlink": [],
   "CGnuTLS": [],
 ]
 

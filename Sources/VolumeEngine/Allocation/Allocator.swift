@@ -17,10 +17,12 @@ struct Allocator: ~Copyable {
   let tierCount: Int
   /// Slots that only the table may take: its directories must always find room, and, where they
   /// are few beside the pool, the chunks of all pages that the volume can have.
-  let tableReserve: UInt64
+  private(set) var tableReserve: UInt64 = 0
   /// Slots to promise to an extent that may have no home: its own, and that of its page's chunk
   /// unless `tableReserve` holds it.
-  let slotsPerExtent: UInt64
+  private(set) var slotsPerExtent: UInt64 = 1
+  /// Slots that are not the system's.
+  private let total: UInt64
   /// Slots promised to what the log holds.
   var reserved: UInt64 = 0
   private let shortBelow: Int
@@ -46,13 +48,20 @@ struct Allocator: ~Copyable {
       for s in 0..<systemSlots[i] { bitmaps[i].setBusy(s) }
       total += device.slotCount - systemSlots[i]
     }
+    self.total = total
+    placedLeast = max(64, Int(clamping: total / 32))
+    shortBelow = max(16, Int(clamping: total / 2))
+    grow(superblock)
+  }
+
+  /// Holds what the table of a volume of this size needs. What is held for promises made before is
+  /// held on.
+  mutating func grow(_ superblock: Superblock) {
     let directories = min(superblock.volumeSize / (15 << 30) + 4, max(4, total / 64))
     let chunks = superblock.volumeSize / Allocator.bytesPerChunk + 1
     let areFew = chunks <= total / 64
-    tableReserve = directories + (areFew ? chunks : 0)
+    tableReserve = max(tableReserve, directories + (areFew ? chunks : 0))
     slotsPerExtent = areFew ? 1 : 2
-    placedLeast = max(64, Int(clamping: total / 32))
-    shortBelow = max(16, Int(clamping: total / 2))
   }
 
   /// Bytes of the volume that one chunk of pages describes.

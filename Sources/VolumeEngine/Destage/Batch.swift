@@ -16,6 +16,7 @@ import DiskFormat
 /// | idle → waiting, sweeping | `pumpBatch`, `beginBatch` |
 /// | sweeping | `Sweep.pumpSweep`, one job an extent (`DestageJob`) |
 /// | writing pages → flushing → superblocks → committed | `Checkpoint` |
+/// | idle → superblocks → idle: the volume grows | `considerBatch`, `Checkpoint` |
 /// | rolled back | `rollBack` |
 ///
 /// Invariants:
@@ -114,7 +115,7 @@ struct Batch: ~Copyable {
     var target = TierIndex(UInt8(0))
   }
 
-  enum PendingSuperblock { case checkpoint, shutdown }
+  enum PendingSuperblock { case checkpoint, growth, shutdown }
 
   init(log: LogGeometry, unitBytes: Int, in arena: inout Arena) {
     workCapacity = Batch.workCapacity(log)
@@ -170,6 +171,7 @@ extension Volume {
   }
 
   private mutating func considerBatch() {
+    if wantedSize > superblock.volumeSize, !isStopping { return beginSuperblock(.growth) }
     guard !isStopping || freeRequestCount < Pools.requests, now >= batch.retryAt else { return }
     considerSeal()
     if log.generationCount > 1 {

@@ -135,6 +135,7 @@ extension Volume {
       for d in 0..<allocator.deviceCount {
         superblock.devices[d].bitmapRoot = table.bitmapRoots[d]
       }
+    case .growth: superblock.volumeSize = wantedSize
     case .shutdown:
       superblock.isClean = true
       superblock.ringID = 0
@@ -182,6 +183,7 @@ extension Volume {
     }
     switch batch.pending {
     case .checkpoint: commit()
+    case .growth: finishGrowth()
     case .shutdown:
       batch.phase = .idle
       staging.remove(pool: superblock.pool, ring: ringID)
@@ -252,6 +254,23 @@ extension Volume {
       batch.phase = .idle
     }
     pumpQueue()
+  }
+
+  // MARK: Growth
+
+  /// Makes the volume larger, to a valid size (`Superblock.isVolumeSize`) in bytes; a smaller one
+  /// is no wish. Between two batches both superblocks are written; then `size` says so.
+  package mutating func grow(to bytes: UInt64) {
+    wantedSize = max(wantedSize, bytes)
+    if planted(.grownEarly) { size = wantedSize }
+  }
+
+  private mutating func finishGrowth() {
+    batch.phase = .idle
+    note(.grown(from: size, to: superblock.volumeSize))
+    size = superblock.volumeSize
+    allocator.grow(superblock)
+    policy.volumeGrew(to: size)
   }
 
   // MARK: Shutdown

@@ -23,8 +23,12 @@ extension Volume {
   ) throws(OpenError) -> Volume {
     let io = SyncIO(devices: devices)
     var events = EventQueue()
-    let superblock = try PoolFormat.readSuperblock(
+    var superblock = try PoolFormat.readSuperblock(
       io, repair: true, planted: options.planted, events: &events)
+    if options.volumeSize > superblock.volumeSize {
+      events.push(.grown(from: superblock.volumeSize, to: options.volumeSize))
+      superblock.volumeSize = options.volumeSize
+    }
     let old = try oldRing(superblock, staging, options)
     let incarnation = superblock.incarnation + 1
     // A crash while opening or shutting down leaves rings that nothing names any more.

@@ -97,7 +97,7 @@ package enum PoolFormat {
           + "\(Layout.maxTierName)")
     }
     guard plan.devices[0].tier.index == 0 else { throw refuse("device 0 must be on tier 0") }
-    guard plan.volumeSize >= 4096, plan.volumeSize % 4096 == 0, plan.volumeSize <= 1 << 52 else {
+    guard Superblock.isVolumeSize(plan.volumeSize) else {
       throw refuse("the volume's size must be a multiple of 4096 from 4 KiB to 4 PiB")
     }
     for (i, d) in plan.devices.enumerated() {

@@ -24,6 +24,8 @@ package enum Story: String, CaseIterable, Sendable {
   case failedSuperblock
   /// A damaged log names a slot in which another extent lives.
   case slotOfAnother
+  /// The volume grows, and the process dies when a write beyond its old end is answered.
+  case growth
 
   /// The rule that this story watches over.
   package var planted: PlantedBug {
@@ -36,6 +38,7 @@ package enum Story: String, CaseIterable, Sendable {
     case .placedAndForgotten: .placedTrustedAfterFailure
     case .failedSuperblock: .checkpointBuiltAnew
     case .slotOfAnother: .mappedSlotAdopted
+    case .growth: .grownEarly
     }
   }
 
@@ -49,6 +52,11 @@ package enum Story: String, CaseIterable, Sendable {
       scenario.blocks = 64
       scenario.devices[0].geometry.size = 16 << 20
     default: break
+    }
+    if self == .growth {
+      scenario.isFormattedSmall = true
+      scenario.growsAtOpening = false
+      scenario.blocks = 64
     }
     switch self {
     case .lostPage, .slotOfAnother:
@@ -74,6 +82,7 @@ package enum Story: String, CaseIterable, Sendable {
       case .placedAndForgotten: try world.tellOfPlacedAndForgotten()
       case .failedSuperblock: try world.tellOfFailedSuperblock()
       case .slotOfAnother: try world.tellOfSlotOfAnother()
+      case .growth: try world.tellOfGrowth()
       }
     } catch {
       let lines = world.trace.tail(100) + ["Story \(self): \(error.message)"]

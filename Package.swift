@@ -65,7 +65,7 @@ let package = Package(
       dependencies: [
         "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
         "Server", "TLS", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform",
-        "CNetlink", argumentParser,
+        "CNetlink", "CLibNBD", argumentParser,
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: strict),

@@ -38,6 +38,12 @@ package struct DeviceRing: ~Copyable {
   /// Transfers that had to be continued or tried again, since the start.
   package var resubmissions: UInt64 { driver.resubmissions }
 
+  /// Lets go of the devices, unless an operation is pending. The kernel takes a ring apart some
+  /// time after the process has ended; until then what is in its table keeps its owner.
+  package mutating func withdraw() {
+    if driver.pending == 0 { driver.withdraw(from: &ring) }
+  }
+
   /// Takes a device operation on; there is room. Every fourth goes to the kernel at once: the
   /// block layer holds a submission back until its last entry is prepared, and a device that
   /// idles meanwhile costs more than the calls do (measured: 4-KiB random reads at depth 32 gain

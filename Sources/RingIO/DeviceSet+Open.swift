@@ -38,6 +38,9 @@ extension DeviceSet {
     }
   }
 
+  /// How much longer to wait for the I/O of a process that was killed.
+  private static var killedPatience: Milliseconds { Milliseconds(25_000) }
+
   private struct Handle {
     let descriptor: Int32
     let isDirect: Bool
@@ -67,7 +70,13 @@ extension DeviceSet {
       if !isBusy || !(MonotonicClock.now() < deadline) {
         var error = DeviceOpenError(path, SystemError("open", code: code))
         var facts = stat()
-        if isBusy, stat(path, &facts) == 0 { error.holder = LockHolder.describe(facts) }
+        if isBusy, stat(path, &facts) == 0 {
+          error.holder = LockHolder.describe(facts)
+          if LockHolder.isGone(facts), MonotonicClock.now() < deadline + killedPatience {
+            usleep(200_000)
+            continue
+          }
+        }
         throw error
       }
       usleep(20_000)

@@ -5,15 +5,23 @@ import Glibc
 package enum LockHolder {
   /// A phrase such as `process 4452 (thermocline)`; nil when no process is seen to hold it.
   static func describe(_ facts: stat) -> String? {
+    guard let pid = process(facts) else { return nil }
+    if hasEnded(pid) { return "process \(pid), which has ended, but whose last I/O has not" }
+    let name = text("/proc/\(pid)/comm").prefix { $0 != "\n" }
+    return name.isEmpty ? "process \(pid)" : "process \(pid) (\(name))"
+  }
+
+  /// Whether a process holds it that was killed: the kernel lets go when its I/O has ended.
+  static func isGone(_ facts: stat) -> Bool { process(facts).map(hasEnded) ?? false }
+
+  private static func hasEnded(_ pid: Int32) -> Bool { kill(pid, 0) != 0 && errno == ESRCH }
+
+  private static func process(_ facts: stat) -> Int32? {
     var major: UInt32 = 0
     var minor: UInt32 = 0
     platform_split_device(UInt64(facts.st_dev), &major, &minor)
-    guard
-      let pid = process(
-        in: text("/proc/locks"), major: major, minor: minor, inode: UInt64(facts.st_ino))
-    else { return nil }
-    let name = text("/proc/\(pid)/comm").prefix { $0 != "\n" }
-    return name.isEmpty ? "process \(pid)" : "process \(pid) (\(name))"
+    return process(
+      in: text("/proc/locks"), major: major, minor: minor, inode: UInt64(facts.st_ino))
   }
 
   /// The first holder of a lock on the file in a text of lines such as

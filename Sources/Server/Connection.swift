@@ -102,7 +102,8 @@ struct Connection: Linked {
   var bytes = 0
   var memory = 0
   var isPolling = false
-  /// On its way to another server.
+  /// On its way to another server, and waiting for its peer: for so long.
+  var mustRestBy: Instant?
   var isPollCancelled = false
   /// No more requests are taken; closed when all is answered (DISC, shutdown).
   var isLeaving = false
@@ -136,6 +137,8 @@ enum ClosingReason {
   case hungUp(busy: Bool)
   case broken
   case handshakeTimeout
+  /// Others came while too many were in their handshake.
+  case crowdedOut
   case stalled
   /// It stopped in the midst of a payload.
   case stalledPayload
@@ -144,6 +147,8 @@ enum ClosingReason {
   case notSecured(TLSError)
   /// An encrypted record is wrong: a code of GnuTLS.
   case badRecord(Int32)
+  /// One that the kernel, which decrypts, cannot deal with.
+  case controlRecord(KernelTLS.ControlRecord)
   case transmission(TransmissionFailure)
   case truncatedRead
   case shutdown
@@ -154,9 +159,9 @@ enum ClosingReason {
   var isProtocolError: Bool {
     switch self {
     case .handshake(let failure): failure != .aborted
-    case .transmission, .notSecured, .badRecord: true
-    case .disconnected, .hungUp, .broken, .handshakeTimeout, .stalled, .stalledPayload,
-      .truncatedRead, .shutdown, .notHandedOver:
+    case .transmission, .notSecured, .badRecord, .controlRecord: true
+    case .disconnected, .hungUp, .broken, .handshakeTimeout, .crowdedOut, .stalled,
+      .stalledPayload, .truncatedRead, .shutdown, .notHandedOver:
       false
     }
   }
@@ -167,8 +172,8 @@ enum ClosingReason {
     case .disconnected, .shutdown: true
     case .hungUp(let busy): !busy
     case .handshake(let failure): failure == .aborted
-    case .broken, .handshakeTimeout, .stalled, .stalledPayload, .transmission, .truncatedRead,
-      .notSecured, .badRecord, .notHandedOver:
+    case .broken, .handshakeTimeout, .crowdedOut, .stalled, .stalledPayload, .transmission,
+      .truncatedRead, .notSecured, .badRecord, .controlRecord, .notHandedOver:
       false
     }
   }
@@ -180,11 +185,16 @@ enum ClosingReason {
     case .hungUp(busy: true): "the client hung up with requests under way"
     case .broken: "the connection broke"
     case .handshakeTimeout: "the handshake took too long"
+    case .crowdedOut: "it was the oldest of too many in their handshake"
     case .stalled: "the client took no data for too long"
     case .stalledPayload: "the client stopped in the midst of a payload"
     case .handshake(let failure): "\(failure.text)"
     case .notSecured(let error): error.description
     case .badRecord(let code): "an encrypted record is wrong: \(TLSError.text(code))"
+    case .controlRecord(.other(type: 22)):
+      "the client changes its keys, which the kernel's TLS cannot follow after a handover"
+    case .controlRecord(.alert(let number)): "the client sent TLS alert \(number)"
+    case .controlRecord(let record): "the kernel's TLS cannot deal with a record: \(record)"
     case .transmission(let failure): "\(failure.text)"
     case .truncatedRead: "a read failed in the midst of its simple reply"
     case .shutdown: "the server shuts down"

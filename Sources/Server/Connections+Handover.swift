@@ -26,7 +26,8 @@ package struct HandedConnection: Codable, Sendable {
 ///       begun ─► its receive and its poll are cancelled ─► at rest ─► takeAll
 ///
 /// A WRITE whose payload has begun is received to its end. Who takes or sends nothing for
-/// `handoverStall` is closed, and after a while whoever is still busy.
+/// `handoverStall` is closed, and after a while whoever is still busy; who leaves a record or a TLS
+/// handshake half done, after a second.
 ///
 /// An encrypted connection rests between two records: what has come is decrypted, what the last
 /// record lacks is received. Then the kernel goes on with it (`KernelTLS`). Where that cannot be
@@ -100,6 +101,32 @@ extension Connections {
     }
   }
 
+  /// A record that is no data ends a connection that the kernel decrypts: the peer's goodbye, as a
+  /// rule.
+  mutating func endByRecord(_ index: Int32, _ ring: inout Ring) {
+    let c = connections + Int(index)
+    let record = KernelTLS.takeControlRecord(c.pointee.descriptor)
+    let isGoodbye = record == .goodbye
+    close(
+      index, isGoodbye ? .hungUp(busy: c.pointee.transactions > 0) : .controlRecord(record), &ring)
+  }
+
+  /// Closes encrypted connections that rest but for the end of a record, or of a handshake, that
+  /// the peer does not send: everybody else's requests wait for it.
+  mutating func closeSilent(_ ring: inout Ring, now: Instant) {
+    for index in 0..<Int32(connectionCapacity) {
+      let c = connections + Int(index)
+      guard c.pointee.phase == .handshake || c.pointee.phase == .transmission,
+        c.pointee.receiving == .cipher, c.pointee.transactions == 0, c.pointee.incoming < 0
+      else { continue }
+      if let silence = c.pointee.mustRestBy {
+        if silence < now { close(index, .notHandedOver, &ring) }
+      } else {
+        c.pointee.mustRestBy = now + Milliseconds(1000)
+      }
+    }
+  }
+
   /// Closes what does not come to rest.
   mutating func closeRestless(_ ring: inout Ring) {
     for index in 0..<Int32(connectionCapacity) {
@@ -129,6 +156,7 @@ extension Connections {
             isEncrypted: c.pointee.wire != .plain, negotiated: negotiated,
             window: Array(c.pointee.pending)))
       } else {
+        if c.pointee.wire.usesChannel { c.pointee.channel?.pointee.end() }
         if closings.count < 64 { closings.append((c.pointee.number, .notHandedOver)) }
         Glibc.close(c.pointee.descriptor)
       }

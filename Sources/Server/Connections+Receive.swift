@@ -28,9 +28,9 @@ extension Connections {
       return
     }
     guard result > 0 else {
-      let isEnd = result == 0 || c.pointee.wire == .byKernel && result == -Int(EIO)
+      if c.pointee.wire == .byKernel && result == -Int(EIO) { return endByRecord(index, &ring) }
       return close(
-        index, isEnd ? .hungUp(busy: c.pointee.transactions > 0) : .broken, &ring)
+        index, result == 0 ? .hungUp(busy: c.pointee.transactions > 0) : .broken, &ring)
     }
     switch kind {
     case .window: c.pointee.end += result

@@ -195,9 +195,11 @@ package struct Connections: ~Copyable {
 
   // MARK: Connections come
 
-  /// Takes a fresh connection on, or closes it at once when there is no room.
+  /// Takes a fresh connection on, or closes it at once when there is no room. Where too many are in
+  /// their handshake the oldest of them makes room: who only holds a place shuts nobody out.
   mutating func accept(_ descriptor: Int32, isTCP: Bool, _ ring: inout Ring, now: Instant) {
     counters.accepted += 1
+    if counters.handshaking >= limits.connectionsInHandshake { crowdOut(&ring) }
     guard counters.handshaking < limits.connectionsInHandshake, !offer.isShuttingDown,
       counters.connections < limits.connections, !freeConnections.isEmpty
     else {
@@ -210,6 +212,18 @@ package struct Connections: ~Copyable {
     let length = Handshake.writeGreeting(to: c.pointee.area)
     c.pointee.vectors[0] = SendVector(c.pointee.area, length)
     send(index, vectors: 1, bytes: length, &ring, now: now)
+  }
+
+  private mutating func crowdOut(_ ring: inout Ring) {
+    var oldest: Int32 = -1
+    for index in 0..<Int32(connectionCapacity) where connections[Int(index)].phase == .handshake {
+      if oldest < 0 || connections[Int(index)].number < connections[Int(oldest)].number {
+        oldest = index
+      }
+    }
+    guard oldest >= 0, !freeConnections.isEmpty else { return }
+    counters.refused += 1
+    close(oldest, .crowdedOut, &ring)
   }
 
   /// A free slot for a connection, at the beginning of its handshake.
@@ -236,6 +250,7 @@ package struct Connections: ~Copyable {
     c.pointee.isLeaving = false
     c.pointee.closesAfterSend = false
     c.pointee.isParting = false
+    c.pointee.mustRestBy = nil
     counters.connections += 1
     counters.handshaking += 1
     // Only a hang-up completes it: it is seen before the bytes that are still buffered (S6).

@@ -88,6 +88,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     tick()
     parts.configuration.tell(.serving)
     while state != .over { turn() }
+    ring.withdraw()
     publish()
   }
 
@@ -110,7 +111,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     connections.pumpAll(&ring.ring, now: now)
     submitRequests()
     volume.step(now: now)
-    if volume.size != connections.offer.export.size { connections.grow(to: volume.size) }
+    if volume.size != connections.offer.export.size { hasGrown() }
     while ring.room > 0, let operation = volume.nextOperation() { ring.submit(operation) }
     while let reply = volume.nextReply() { connections.finish(reply) }
     connections.serveWaiting()
@@ -221,9 +222,10 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
     if state == .lettingGo { kill(getpid(), number) } else { readSignals() }
   }
 
-  /// What was changed holds for new connections, and limits on what is under way for all.
+  /// What was changed holds for new connections, and limits on what is under way for all. The
+  /// change is done when the volume has its size.
   private mutating func take(_ changes: ServerChanges) {
-    defer { parts.configuration.tell(.serving) }
+    defer { if changes.volumeSize <= volume.size { parts.configuration.tell(.serving) } }
     guard connections.change(changes.tls, changes.credentials) else {
       parts.logger.error(
         "the configuration was not changed: TLS begins with a restart or with serve --takeover")
@@ -237,6 +239,11 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
         "the volume keeps its \(volume.size) bytes: it cannot shrink to \(changes.volumeSize)")
     }
     parts.logger.notice("the configuration was read again")
+  }
+
+  private mutating func hasGrown() {
+    connections.grow(to: volume.size)
+    if state == .serving { parts.configuration.tell(.serving) }
   }
 
   // MARK: Now and then
@@ -326,6 +333,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
       drainDeadline = nil
       connections.closeRestless(&ring.ring)
     }
+    connections.closeSilent(&ring.ring, now: now)
     guard connections.areAtRest(&ring.ring), !isArmed.contains(true) else { return }
     handed = connections.takeAll(&ring.ring)
     logConnections()

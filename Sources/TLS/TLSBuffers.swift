@@ -18,8 +18,9 @@ struct TLSBuffers {
   let outgoing: UnsafeMutableRawPointer
   var outgoingCount = 0
   var records = RecordBoundary()
-  /// The longest record that the peer takes, as it said (RFC 8449, or RFC 6066, section 4).
-  var recordLimit = 1 << 14
+  /// The longest record that the peer takes, as it said (RFC 8449, where TLS 1.3 counts the type of
+  /// what is in it as a byte; or RFC 6066, section 4).
+  var recordLimit = Int.max
 
   init(incoming: UnsafeMutableRawPointer, outgoing: UnsafeMutableRawPointer) {
     self.incoming = incoming
@@ -31,7 +32,7 @@ struct TLSBuffers {
     end = 0
     outgoingCount = 0
     records = RecordBoundary()
-    recordLimit = 1 << 14
+    recordLimit = .max
   }
 
   var hasRoom: Bool { outgoingCount + Self.mostAdded <= Self.outgoingSize }

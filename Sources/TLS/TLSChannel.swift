@@ -108,7 +108,8 @@ package struct TLSChannel {
   package mutating func moveToKernel(_ socket: Int32) -> Bool {
     guard let session else { return false }
     invariant(isAtRest, "T5: who leaves is between two records")
-    let takesLongest = buffers.pointee.recordLimit >= Self.largestRecord
+    let isNewest = gnutls_protocol_get_version(session) == GNUTLS_TLS1_3
+    let takesLongest = buffers.pointee.recordLimit >= Self.largestRecord + (isNewest ? 1 : 0)
     let moved = takesLongest && !isBroken && KernelTLS.take(session, socket)
     end()
     return moved

@@ -1,7 +1,7 @@
 import ArgumentParser
+import CLibNBD
 import CNetlink
 import Configuration
-import DiskFormat
 import Glibc
 
 struct GrowDeviceCommand: ParsableCommand {
@@ -10,22 +10,21 @@ struct GrowDeviceCommand: ParsableCommand {
     abstract: "Tell the kernel's NBD client that its volume has grown.",
     discussion: """
       The kernel learns a device's size when nbd-client attaches it. When the server's volume has \
-      grown since, this makes the attached device as large, under use: the filesystem on it can be \
-      grown then (resize2fs, xfs_growfs). Runs as root, where the device is attached, which need \
-      not be where the server is. `nbdinfo --size URI` says how large the volume is.
+      grown since, this asks the server how large it is and makes the attached device as large, \
+      under use; then the filesystem on it can be grown (resize2fs, xfs_growfs). Runs as root, \
+      where the device is attached, which need not be where the server is.
 
-      Exit status: 0 the device has the size; 2 it has not, with the reason.
+      Exit status: 0 the device is as large as the volume; 2 it is not, with the reason.
       """)
 
   @Argument(help: "The attached device.", completion: .file())
   var device: String
 
-  @Argument(help: "The volume's size now: bytes, or with KiB, MiB, GiB, TiB.")
-  var size: String
+  @Argument(help: "Where its volume is served: an NBD URI such as nbd://host/vol0.")
+  var uri: String
 
   func run() throws {
     try carryOut {
-      let bytes = try wantedBytes()
       guard let name = device.split(separator: "/").last, name.hasPrefix("nbd"),
         let index = UInt32(name.dropFirst(3))
       else { throw Refusal("\(device) is no NBD device: expected one such as /dev/nbd0.") }
@@ -36,24 +35,27 @@ struct GrowDeviceCommand: ParsableCommand {
       guard sectors > 0 else {
         throw Refusal("\(device) is not attached: attach it with nbd-client first.")
       }
+      let bytes = try servedSize()
       guard bytes >= sectors * 512 else {
         throw Refusal(
-          "\(device) has \(SizeText.exact(sectors * 512)), more than \(SizeText.exact(bytes)): a "
-            + "volume only grows.")
+          "\(uri) has \(SizeText.exact(bytes)), less than the \(SizeText.exact(sectors * 512)) of "
+            + "\(device): is it another volume?")
       }
       try NBDNetlink.setSize(ofDevice: index, bytes)
       Console.printResult("\(device) has \(SizeText.exact(bytes))")
     }
   }
 
-  private func wantedBytes() throws -> UInt64 {
-    let bytes = UInt64(size) ?? (try? SizeText.parse(size))
-    guard let bytes, Superblock.isVolumeSize(bytes) else {
-      throw Refusal(
-        "\(size) is no size of a volume: expected a multiple of 4 KiB up to 4096TiB, in bytes or "
-          + "such as 2TiB.")
+  private func servedSize() throws -> UInt64 {
+    guard let client = nbd_create() else { throw Refusal("No NBD client can be made.") }
+    defer { nbd_close(client) }
+    var size: Int64 = -1
+    if nbd_connect_uri(client, uri) == 0 { size = nbd_get_size(client) }
+    guard size > 0 else {
+      let reason = nbd_get_error().map { String(cString: $0) } ?? "it is empty"
+      throw Refusal("\(uri) does not say how large it is: \(reason).")
     }
-    return bytes
+    return UInt64(size)
   }
 }
 
@@ -75,8 +77,7 @@ private enum NBDNetlink {
     guard let message = nlmsg_alloc() else { throw refuse(-NLE_NOMEM) }
     guard
       genlmsg_put(
-        message, 0, 0, family, 0, 0, UInt8(NBD_CMD_RECONFIGURE),
-        UInt8(NBD_GENL_VERSION)) != nil,
+        message, 0, 0, family, 0, 0, UInt8(NBD_CMD_RECONFIGURE), UInt8(NBD_GENL_VERSION)) != nil,
       nla_put_u32(message, Int32(NBD_ATTR_INDEX), index) >= 0,
       nla_put_u64(message, Int32(NBD_ATTR_SIZE_BYTES), bytes) >= 0
     else {

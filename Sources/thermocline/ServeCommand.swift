@@ -13,19 +13,21 @@ struct ServeCommand: ParsableCommand {
     discussion: """
       Opens the devices and becomes their only owner, recovers what an earlier server left, and \
       serves. Devices that do not belong together, are swapped, truncated or owned by another \
-      process are refused by name. A stop waits up to 10 s for requests under way, empties the \
-      log and leaves a clean pool; what is not done after limits.stop_seconds is left for the next \
-      start. A second signal does not wait for clients. A kill loses nothing that was acknowledged.
+      process are refused by name. A stop waits up to 10 s for requests under way, then for the \
+      batch that moves data out of the log, and leaves a clean pool; after limits.stop_seconds it \
+      ends all the same. A second signal does not wait for clients. A kill loses nothing that was \
+      acknowledged.
 
       SIGHUP reads the configuration again: limits, TLS and who may use the unix socket change \
-      for new connections; what else has changed is named in the log, and waits for a restart or \
-      for --takeover. With mistakes in it nothing changes.
+      for new connections, and the volume may grow; what else has changed is named in the log, and \
+      waits for a restart or for --takeover. With mistakes in it nothing changes.
 
       With --takeover the server that runs with this configuration is replaced: this process takes \
       its listening sockets and its clients' connections, and they go on as if nothing had \
       happened. [listen] may differ. When it cannot start, the running server goes on. Clients \
-      that take or send nothing for 5 s meanwhile are closed. Encrypted connections cannot be \
-      handed over; their clients connect again.
+      that take or send nothing for 5 s meanwhile are closed. Encrypted connections go on with the \
+      kernel's TLS; where it cannot (no TCP, no module tls, another cipher) their clients connect \
+      again.
 
       Exit status: 0 stopped in order; 2 refused to start, or failed.
       """)

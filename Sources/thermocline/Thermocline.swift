@@ -22,7 +22,7 @@ struct Thermocline: ParsableCommand {
         thermocline status --config pool.toml   ask the server how it is
         thermocline check --config pool.toml    verify a pool that is not served
         thermocline inspect --config pool.toml  print what lies on its devices
-        thermocline grow-device /dev/nbd0 2TiB  tell the kernel's client that the volume grew
+        thermocline grow-device /dev/nbd0 URI   tell the kernel's client that the volume grew
 
       Exit status: 0 done; 1 check found damage; 2 refused or failed, with the reason on \
       standard error; 64 the command line was not understood.

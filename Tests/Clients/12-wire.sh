@@ -223,3 +223,20 @@ budget=$(status .memory.budget_bytes)
 [ "$resident" -le $((budget + (64 << 20))) ] || fail "$resident bytes resident, $budget allowed"
 stop_server
 "$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"
+
+say "a volume that clients may only read"
+sed -i '/^\[volume\]/a read_only = true' "$config"
+serve
+[ "$(nbdinfo --json "$uri" | jq '.exports[0].is_read_only')" = true ] || fail "it does not say so"
+python3 - "$root/Tests/Wire" "$socket" <<'PYTHON'
+import sys
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+w = Wire(sys.argv[2]).go()
+before = w.read(0, 8192)
+assert w.write(0, b"x" * 4096) == "EPERM"
+for command in TRIM, WRITE_ZEROES:
+    assert w.call(command, 0, 4096) == "EPERM", command
+assert w.read(0, 8192) == before
+PYTHON
+stop_server

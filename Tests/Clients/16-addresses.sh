@@ -75,6 +75,17 @@ if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
     fail "one of the group was not served"
   ! setpriv --reuid 4711 --regid 4711 --clear-groups nbdinfo --size "$uri" >/dev/null 2>&1 ||
     fail "one of another group was served"
+  stop_server
+
+  say "the socket's owner"
+  listening 'unix_owner = "4711"'
+  serve
+  [ "$(stat -c '%u %a' "$socket")" = "4711 600" ] ||
+    fail "the socket's owner and mode are $(stat -c '%u %a' "$socket")"
+  setpriv --reuid 4711 --clear-groups nbdinfo --size "$uri" >/dev/null ||
+    fail "the owner was not served"
+  ! setpriv --reuid 4712 --clear-groups nbdinfo --size "$uri" >/dev/null 2>&1 ||
+    fail "another user was served"
 else
   # Who is not root may give a socket to a group of its own.
   group_is "$(id -g)" "$(id -g)"

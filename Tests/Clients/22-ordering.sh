@@ -76,6 +76,16 @@ def work():
             writers[turn % 4].close()
             writers[turn % 4] = Wire(path).go()
         assert flusher.call(FLUSH) == "done"
+    # No FLUSH behind these: each is durable when it is answered.
+    for number, a in enumerate(writers):
+        for length in 512, 70000, MIB:
+            at = number * AREA + draw.randrange((AREA - length) // 512) * 512
+            a.request(WRITE, at, length, flags=FUA, payload=b"\xf0" * length)
+            assert a.answer()[0] == "done"
+            model[at:at + length] = b"\xf0" * length
+            a.request(WRITE_ZEROES, at + 100, 300, flags=FUA)
+            assert a.answer()[0] == "done"
+            model[at + 100:at + 400] = bytes(300)
     answered = draw.choice([0, 1 + draw.randrange(TAIL)])
     for i in range(answered):
         assert writers[i % 4].write(AFTER + i * BLOCK, bytes([1 + i]) * BLOCK) == "done"
@@ -112,7 +122,7 @@ flush_script() {
     "${server:-0}" "$work/model" "$loss"
 }
 
-say "a FLUSH on one connection, writes on others"
+say "a FLUSH on one connection, writes on others; and FUA without a FLUSH"
 for turn in 1 2 3 4 5; do
   loss=yes
   [ "$turn" != 1 ] || loss=no
@@ -122,7 +132,7 @@ for turn in 1 2 3 4 5; do
   serve_options=(--accept-lost-ring)
   serve
   serve_options=()
-  flush_script look || fail "a FLUSH did not cover another connection"
+  flush_script look || fail "a FLUSH did not cover another connection, or FUA its request"
 done
 
 # `abandon` gives a connection up in each round, and overwrites by another what it was writing.

@@ -185,3 +185,30 @@ heard bye
 stop_server
 [ ! -e "$socket" ] || fail "the socket's name was left"
 "$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"
+
+say "a peer that says STARTTLS, and then nothing, holds nobody up for long"
+printf 'carol:%s\n' "$(openssl rand -hex 32)" >"$work/keys"
+printf '[tls]\nmode = "allowed"\nshared_keys = "%s"\n' "$work/keys" >>"$config"
+serve
+python3 - "$root/Tests/Wire" "$socket" "$work/silent" <<'PYTHON' &
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+w = Wire(sys.argv[2], 60)
+w.greet()
+w.option(5)
+assert w.reply()[0] == 1, "no ACK"
+open(sys.argv[3], "w").close()
+while not w.is_closed():
+    time.sleep(0.05)
+PYTHON
+peer=$!
+helpers+=("$peer")
+until [ -e "$work/silent" ]; do sleep 0.02; done
+start=${EPOCHREALTIME/./}
+takeover
+took=$(((${EPOCHREALTIME/./} - start) / 1000))
+say "the handover took $took ms"
+[ "$took" -lt 5000 ] || fail "it waited for the peer"
+wait "$peer" || fail "the peer failed"
+stop_server

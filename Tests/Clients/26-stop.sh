@@ -40,3 +40,54 @@ PYTHON
 stop_server
 tail -n 1 "$work/server.log" | grep -q "stopped cleanly" || fail "it did not stop cleanly"
 "$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"
+
+say "a stop with clients in the midst of things"
+serve
+# One writes until it is cut off, and knows what was answered; one stops in a payload; one takes no
+# reply. The first is answered to its end, and hears of the stop; the others are cut off after 10 s.
+/usr/bin/python3 - "$root/Tests/Wire" "$socket" "$work/answered" "$work/sign" <<'PYTHON' &
+import sys
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+path, answered, sign = sys.argv[2:]
+MIB = 1 << 20
+stuck = Wire(path, 60).go()
+stuck.send(stuck.pack(WRITE, 1 << 30, 32 * MIB) + bytes(100_000))
+greedy = Wire(path, 60).go()
+greedy.send(b"".join(greedy.pack(READ, i * MIB, MIB) for i in range(100)))
+writer = Wire(path, 60).go()
+done = 0
+try:
+    while done < 200_000:
+        data = done.to_bytes(8, "big") * 512
+        assert writer.write(done * 4096, data) == "done"
+        done += 1
+        if done == 1000:
+            open(sign, "w").close()
+except (Closed, OSError):
+    pass
+with open(answered, "w") as file:
+    file.write(str(done))
+PYTHON
+client=$!
+helpers+=("$client")
+until [ -e "$work/sign" ]; do sleep 0.02; done
+start=${EPOCHREALTIME/./}
+stop_server
+took=$(((${EPOCHREALTIME/./} - start) / 1000))
+wait "$client" || fail "the client failed"
+answered=$(cat "$work/answered")
+say "stopped in $took ms; $answered writes were answered"
+[ "$took" -lt 25000 ] || fail "the stop took $took ms"
+tail -n 1 "$work/server.log" | grep -q "stopped cleanly" || fail "it did not stop cleanly"
+serve
+/usr/bin/python3 - "$uri" "$answered" <<'PYTHON' || fail "an answered write is missing"
+import nbd, sys
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+count = int(sys.argv[2])
+assert 1000 <= count < 200_000, count
+for i in range(count):
+    assert h.pread(4096, i * 4096) == i.to_bytes(8, "big") * 512, i
+PYTHON
+stop_server

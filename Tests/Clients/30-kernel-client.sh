@@ -66,9 +66,9 @@ for i in $(seq 60); do
   [ "$(/bin/nbdinfo --size nbd://10.0.2.2:$port/test)" = 2147483648 ] && break
   sleep 1
 done
-! /bin/thermocline grow-device /dev/nbd0 512MiB || die "the device may shrink"
-! /bin/thermocline grow-device /dev/nbd1 2GiB || die "a device that is not attached has grown"
-/bin/thermocline grow-device /dev/nbd0 2GiB || die "grow-device"
+uri=nbd://10.0.2.2:$port/test
+! /bin/thermocline grow-device /dev/nbd1 $uri || die "a device that is not attached has grown"
+/bin/thermocline grow-device /dev/nbd0 $uri || die "grow-device"
 [ "$(cat /sys/block/nbd0/size)" = 4194304 ] || die "it has $(cat /sys/block/nbd0/size) sectors"
 /bin/resize2fs /dev/nbd0 >/tmp/resize 2>&1 || die "resize2fs: $(cat /tmp/resize)"
 dd if=/dev/urandom of=/tmp/tail bs=1M count=1 2>/dev/null

@@ -24,8 +24,9 @@ serve
 [ "$(/bin/nbdinfo --size "$uri")" = 8388608 ] || die "not served: $(cat /tmp/log*)"
 dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null
 
+sed 's/name = "test"/name = "wrong"/' /tmp/pool.toml >/tmp/wrong.toml
 # over NAME POLICY: a stream that is kept open over two handovers, the second of them from kernel to
-# kernel, and under load; all of it must be there.
+# kernel and after one that failed, and under load; all of it must be there.
 over() {
   echo "GUEST: $1: $2"
   printf '[overrides]\n%s\n' "$2" >/tmp/policy
@@ -39,7 +40,16 @@ over() {
   copy=$!
   sleep 1
   serve --takeover
-  sleep 2
+  # A successor that fails: this one goes on with what the kernel encrypts.
+  /bin/thermocline serve --config /tmp/wrong.toml --takeover >/tmp/wrong.log 2>&1 &&
+    die "it serves another volume"
+  grep -q "volume.name" /tmp/wrong.log || die "another failure: $(cat /tmp/wrong.log)"
+  grep -q "this server goes on" /tmp/log$number || die "not asked: $(cat /tmp/log$number)"
+  for i in $(seq 100); do
+    /bin/thermocline status --config /tmp/pool.toml >/dev/null 2>&1 && break
+    usleep 100000
+  done
+  sleep 1
   serve --takeover
   wait $copy || die "$1: nbdcopy: $(cat /tmp/said /tmp/log*)"
   grep -h "could not be handed over" /tmp/log* && die "$1: $(cat /tmp/log*)"

@@ -15,6 +15,9 @@ struct OpenRequest {
   var cookie: UInt64
   var usesHoles = false
   var capacity: UInt32 = 0
+
+  /// It touches whole blocks only.
+  var isWhole: Bool { (offset | length) & 4095 == 0 }
 }
 
 /// The clients: what they ask next, and the memory their requests use.
@@ -148,7 +151,7 @@ struct Clients {
       mark: 0, cookie: cookie)
     switch kind {
     case .write, .trim, .writeZeroes:
-      let isWhole = (offset | length) & 4095 == 0
+      let isWhole = open.isWhole
       let isOneEntry = kind == .write ? offset >> 12 == (offset + length - 1) >> 12 : isWhole
       open.mark = reference.beginWrite(
         cells: kind == .trim ? wholeBlocks(in: cells) : cells, isZero: kind != .write,

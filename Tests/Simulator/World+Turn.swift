@@ -132,6 +132,9 @@ extension World {
       reference.endRead(issued: open.mark)
     }
     if !succeeded { try judgeError(reply, open) }
+    if succeeded && open.flags.contains(.onlyIfFast) && !open.isWhole {
+      throw Failure("Fast zeroes of \(open.length) bytes at \(open.offset) were not refused.")
+    }
   }
 
   /// May this request fail like this?
@@ -159,7 +162,9 @@ extension World {
         throw Failure("\(what) met no space in a pool with room for all.")
       }
     case .notSupported:
-      if !open.flags.contains(.onlyIfFast) { throw Failure("\(what) is not supported.") }
+      if !open.flags.contains(.onlyIfFast) || open.isWhole {
+        throw Failure("\(what) is not supported.")
+      }
     case .shuttingDown: break
     }
   }

@@ -22,7 +22,7 @@ private let arrows: [String: Set<String>] = [
   "thermocline": [
     "Base", "DiskFormat", "DeviceIO", "VolumeEngine", "Rebalancing", "NBDProtocol", "RingIO",
     "Server", "TLS", "Administration", "Configuration", "CBlkid", "CSystemd", "CPlatform",
-    "CNetlink",
+    "CNetlink", "CLibNBD",
     "Logging", "ArgumentParser", "Glibc", "Synchronization", "FoundationEssentials",
   ],
   "CPlatform": [], "CURing": [], "CISAL": [], "CBlkid": [], "CSystemd": [], "CLibNBD": [],

@@ -59,14 +59,18 @@ struct Allocator: ~Copyable {
   mutating func grow(_ superblock: Superblock) {
     let directories = min(superblock.volumeSize / (15 << 30) + 4, max(4, total / 64))
     let chunks = superblock.volumeSize / Allocator.bytesPerChunk + 1
-    let areFew = chunks <= total / 64
-    tableReserve = max(tableReserve, directories + (areFew ? chunks : 0))
-    slotsPerExtent = areFew ? 1 : 2
+    if chunks <= total / 64 {
+      tableReserve = directories + chunks
+    } else {
+      tableReserve =
+        slotsPerExtent == 2 ? max(tableReserve, directories) : tableReserve + directories
+      slotsPerExtent = 2
+    }
   }
 
   /// Bytes of the volume that one chunk of pages describes.
   private static var bytesPerChunk: UInt64 {
-    UInt64(Size.extent / Layout.metadataBlock * Page.recordsPerPage * Size.extent)
+    UInt64(Page.pagesPerChunk * Page.recordsPerPage * Size.extent)
   }
 
   /// Slots at a device's start that hold label, superblocks and log.

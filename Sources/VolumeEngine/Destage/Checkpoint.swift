@@ -258,11 +258,12 @@ extension Volume {
 
   // MARK: Growth
 
-  /// Makes the volume larger, to a valid size (`Superblock.isVolumeSize`) in bytes; a smaller one
-  /// is no wish. Between two batches both superblocks are written; then `size` says so.
+  /// Makes the volume larger, to a valid size (`Superblock.isVolumeSize`) in bytes; with one that
+  /// is not larger it stays as it is. Between two batches both superblocks are written; then `size`
+  /// says so. Until then another wish replaces this one.
   package mutating func grow(to bytes: UInt64) {
-    wantedSize = max(wantedSize, bytes)
-    if planted(.grownEarly) { size = wantedSize }
+    wantedSize = bytes
+    if planted(.grownEarly), wantedSize > size { size = wantedSize }
   }
 
   private mutating func finishGrowth() {

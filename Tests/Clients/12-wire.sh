@@ -224,6 +224,12 @@ budget=$(status .memory.budget_bytes)
 stop_server
 "$THERMOCLINE" check --config "$config" >"$work/check.log" || fail "check: $(cat "$work/check.log")"
 
+cases=$(grep -c '^@case' "$root/Tests/Wire/matrix")
+for file in README.md Tests/Wire/README.md; do
+  grep -Eq "^Cases: $cases\.|: $cases cases of the protocol" "$root/$file" ||
+    fail "$file is not of all $cases cases: see Tests/Wire/compare"
+done
+
 say "a volume that clients may only read"
 sed -i '/^\[volume\]/a read_only = true' "$config"
 serve

@@ -80,5 +80,4 @@ compare() {
 }
 
 one_pool fast:448M:512 slow:2G:4096
-one_pool fast:448M:4096 slow:2G:512
 one_pool fast:320M:4096 middle:256M:512 slow:2G:4096

@@ -22,6 +22,7 @@ if ours; then
   nbdinfo --map --json "$uri" | jq -e 'length == 1 and .[0].type == 3' >/dev/null ||
     fail "the map of an empty volume: $(nbdinfo --map "$uri")"
   nbdinfo --list "$uri" | grep -q 'export="test"' || fail "the export is not listed"
+  qemu-nbd --list --socket="$socket" | grep -q "export: 'test'" || fail "qemu-nbd lists it not"
 fi
 
 say "nbdcopy there and back"
@@ -39,6 +40,8 @@ nbdinfo --map --json "$uri" |
     >/dev/null || fail "the map does not show 128 MiB of data: $(nbdinfo --map "$uri")"
 
 say "nbdsh"
+[ "$(PATH=/usr/bin:$PATH nbdsh -u "$uri" -c 'print(h.pread(4, 0))')" = "bytearray($(head -c 4 "$work/padded" |
+  /usr/bin/python3 -c 'import sys; print(sys.stdin.buffer.read())'))" ] || fail "nbdsh reads otherwise"
 /usr/bin/python3 - "$uri" <<'PYTHON'
 import os, sys, nbd
 

@@ -15,6 +15,9 @@ format
 serve
 wire=$root/Tests/Wire
 
+# SIGPIPE, number 13, is ignored: a peer that is gone is an error code.
+ignored=$(sed -n 's/^SigIgn:[[:space:]]*//p' "/proc/$server/status")
+[ $(((0x$ignored >> 12) & 1)) = 1 ] || fail "SIGPIPE is not ignored"
 "$wire/matrix" "$socket" || fail "outcomes that the protocol does not allow"
 
 say "a map of more pieces than one reply has"
@@ -79,15 +82,6 @@ for at in (0, 4, 16, 60):
     found = list(w.status(BASE + len(data) + at * KIB, 4 * KIB).values())[0]
     assert found == [(4 * KIB, ZERO)], f"{at} KiB into an extent: {found}"
 PYTHON
-}
-
-# soon WHAT FILTER: true of the status within twenty seconds.
-soon() {
-  for _ in $(seq 200); do
-    [ "$(status "$2")" != true ] || return 0
-    sleep 0.1
-  done
-  fail "$1: $("$THERMOCLINE" status --json --config "$config")"
 }
 
 say "what was zeroed: from the log, from its home, after a restart, after a kill"

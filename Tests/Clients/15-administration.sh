@@ -30,15 +30,6 @@ says() {
 # json FILTER: the output is JSON for which the filter is true.
 json() { jq -e "$1" "$work/out" >/dev/null || fail "not so, $1: $(cat "$work/out")"; }
 
-# soon WHAT FILTER: true of the status within ten seconds.
-soon() {
-  for _ in $(seq 100); do
-    [ "$(status "$2")" = true ] && return
-    sleep 0.1
-  done
-  fail "$1: $("$THERMOCLINE" status --json --config "$config")"
-}
-
 say "help and command lines"
 ends 0 --help
 for word in format serve status check inspect 'Exit status'; do

@@ -25,15 +25,6 @@ print(s.getsockname()[1])
 PYTHON
 }
 
-# said TEXT [TIMES]: the server's log has it, so often or more, within twenty seconds.
-said() {
-  for _ in $(seq 400); do
-    [ "$(grep -c "$1" "$work/server.log")" -lt "${2:-1}" ] || return 0
-    sleep 0.05
-  done
-  fail "the log does not say: $1"
-}
-
 say "a socket is its user's alone"
 serve
 [ "$(stat -c %a "$socket")" = 600 ] || fail "the socket's mode is $(stat -c %a "$socket")"

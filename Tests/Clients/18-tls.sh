@@ -75,14 +75,6 @@ except (ssl.SSLError, ConnectionResetError):
     pass
 PYTHON
 }
-# said TEXT: the server's log has it (the connection's end may be a moment away).
-said() {
-  for _ in $(seq 50); do
-    ! grep -q "$1" "$work/server.log" || return 0
-    sleep 0.1
-  done
-  fail "the log does not say: $1"
-}
 certificates="certificate = \"$pki/server-cert.pem\"
 key = \"$pki/server-key.pem\""
 clients="authority = \"$pki/house.pem\""

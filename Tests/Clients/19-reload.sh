@@ -20,13 +20,6 @@ configured() {
     printf '[limits]\nconnections = %s\n' "$3"
   } >"$config"
 }
-said() {
-  for _ in $(seq 100); do
-    [ "$(grep -c "$1" "$work/server.log")" -lt "${2:-1}" ] || return 0
-    sleep 0.05
-  done
-  fail "the log does not say: $1"
-}
 as() { nbdinfo --size "nbds+unix://$1@/?socket=$socket&tls-psk-file=$work/keys" >/dev/null 2>&1; }
 
 configured allowed carol 10

@@ -19,14 +19,6 @@ grown() {
   done
   fail "a new client sees $(mib) MiB, not $1"
 }
-# logged TEXT
-logged() {
-  for _ in $(seq 100); do
-    ! grep -qF "$1" "$work/server.log" || return 0
-    sleep 0.05
-  done
-  fail "the log does not say: $1"
-}
 # configured SIZE
 configured() { sed -i "/^\[volume\]/,/^\[/s/^size = .*/size = \"$1\"/" "$config"; }
 # wrote PATTERN OFFSET, has PATTERN OFFSET
@@ -82,13 +74,13 @@ wrote 0x31 2500M
 say "a smaller size is told, and refused"
 configured 2GiB
 kill -HUP "$server"
-logged "the volume keeps its 3221225472 bytes: it cannot shrink to 2147483648"
+said "the volume keeps its 3221225472 bytes: it cannot shrink to 2147483648"
 [ "$(mib)" = 3072 ] || fail "the volume has shrunk to $(mib) MiB"
 
 say "the size and the data are there after a kill"
 kill_server
 serve
-logged "volume.size in $config says 2GiB, but the volume has 3GiB"
+said "volume.size in $config says 2GiB, but the volume has 3GiB"
 [ "$(mib)" = 3072 ] || fail "after the kill the volume has $(mib) MiB"
 has 0x31 2500M
 has 0 2600M
@@ -136,7 +128,7 @@ has 0x34 7000M
 
 configured 5000TiB
 kill -HUP "$server"
-logged 'volume.size: expected at most 4096TiB'
+said 'volume.size: expected at most 4096TiB'
 stop_server
 "$THERMOCLINE" check --config "$config" >"$work/check.txt" 2>&1 &&
   fail "check took a configuration of 5000 TiB"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The kernel's own NBD client: a small virtual machine attaches the volume over TCP with four
 # connections, makes a filesystem, writes, trims, detaches, attaches again and compares; then the
-# volume grows under it.
+# volume grows under it, by a takeover.
 source "$(dirname "$0")/common.bash"
 source "$(dirname "$0")/guest.bash"
 bounded 420 "$@"
@@ -94,14 +94,23 @@ make_initramfs "virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev v
   net_failover virtio_net crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 nbd" \
   nbd-client mke2fs e2fsck resize2fs nbdinfo "$THERMOCLINE" <"$work/job"
 guest_command -nic user,model=virtio-net-pci
-# The host's part: the volume grows when the guest says so.
-(
-  until grep -aq 'GUEST: may grow' "$work/console"; do sleep 0.2; done
+# The host's part: another server takes over when the guest says so, with a larger volume. The
+# guest's four connections go on.
+timeout 240 "${command[@]}" &
+machine=$!
+helpers+=("$machine")
+if ours; then
+  until grep -aq 'GUEST: may grow' "$work/console"; do
+    kill -0 "$machine" 2>/dev/null || break
+    sleep 0.2
+  done
   sed -i '/^\[volume\]/,/^\[/s/^size = .*/size = "2GiB"/' "$config"
-  kill -HUP "$server"
-) &
-helpers+=("$!")
-timeout 240 "${command[@]}" || true
+  old=$server
+  "$THERMOCLINE" serve --config "$config" --takeover >>"$work/server.log" 2>&1 &
+  server=$!
+  wait "$old" || fail "the replaced server's status is $?"
+fi
+wait "$machine" || true
 guest_said_ok
 say "the server still answers: $(nbdinfo --size "${probe_uri:-$uri}") bytes"
 stop_server

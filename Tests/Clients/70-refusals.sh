@@ -60,8 +60,10 @@ with 's/disk2/other2/'
 serve_refused "other2 belongs to another pool"
 
 say "the configuration"
-with 's/size = "1GiB"$/size = "2GiB"/'
-serve_refused "volume.size.*1GiB.*2GiB"
+with '/^\[volume\]/,/^\[/s/^name = .*/name = "other"/'
+serve_refused "volume.name.*test.*other"
+with '/^\[volume\]/,/^\[/s/^size = .*/size = "5000TiB"/'
+serve_refused "volume.size.*4096TiB"
 with 's/name = "slow"/name = "sluggish"/'
 serve_refused 'tier\[1\].name.*slow.*sluggish'
 with 's/^memory.*/memory = "64MiB"/'

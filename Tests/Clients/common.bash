@@ -180,6 +180,24 @@ stop_server() {
 # status FILTER: a figure of `status --json`, by a filter of jq.
 status() { "$THERMOCLINE" status --json --config "$config" | jq -r "$1"; }
 
+# soon WHAT FILTER: within 20 s the filter of jq says true of `status --json`.
+soon() {
+  for _ in $(seq 200); do
+    [ "$(status "$2")" != true ] || return 0
+    sleep 0.1
+  done
+  fail "$1: $("$THERMOCLINE" status --json --config "$config")"
+}
+
+# said PATTERN [COUNT]: within 20 s the server's log has the pattern so often.
+said() {
+  for _ in $(seq 400); do
+    [ "$(grep -c -- "$1" "$work/server.log")" -lt "${2:-1}" ] || return 0
+    sleep 0.05
+  done
+  fail "the log does not say: $1"
+}
+
 # loop_device FILE [SECTOR]: attaches FILE; sets $loop. It is detached at the end.
 loop_device() {
   loop=$(losetup --find --show --sector-size "${2:-512}" "$1")

@@ -105,6 +105,26 @@ tier() {
   tiers+=("$(printf '[[tier]]\nname = "%s"\ndevices = [%s]' "$name" "$list")")
 }
 
+# stoppable_device SIZE: sets $loop, a disk that stands still while its server is stopped, so that
+# nothing leaves the log: hold and release.
+stoppable_device() {
+  truncate -s "$1" "$work/slow"
+  mkdir "$work/fuse"
+  nbdfuse "$work/fuse" --command nbdkit -s --exit-with-parent file "$work/slow" \
+    2>>"$work/nbdfuse.log" &
+  device_server=$!
+  helpers+=("$device_server")
+  mounts+=("$work/fuse")
+  for _ in $(seq 100); do
+    [ -f "$work/fuse/nbd" ] && break
+    sleep 0.1
+  done
+  loop_device "$work/fuse/nbd"
+}
+
+hold() { kill -STOP "$device_server"; }
+release() { kill -CONT "$device_server"; }
+
 write_config() {
   {
     printf 'memory = "%s"\n[volume]\nname = "test"\nsize = "%s"\n' "$memory" "$volume_size"

@@ -57,7 +57,7 @@ serve
 # One writes until it is cut off, and knows what was answered; one stops in a payload; one takes no
 # reply. The first is answered to its end, and hears of the stop; the others are cut off after 10 s.
 /usr/bin/python3 - "$root/Tests/Wire" "$socket" "$work/answered" "$work/sign" <<'PYTHON' &
-import sys
+import select, sys
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
 path, answered, sign = sys.argv[2:]
@@ -79,11 +79,14 @@ except (Closed, OSError):
     pass
 with open(answered, "w") as file:
     file.write(str(done))
-# The one in the midst of its payload is there until the server cuts it off.
+# The one in the midst of its payload is cut off at once; the one that takes nothing after 10 s.
 try:
     stuck.take(1)
 except (Closed, OSError):
     pass
+poll = select.poll()
+poll.register(greedy.socket, 0)
+assert poll.poll(30_000), "nothing was heard of a stop"
 PYTHON
 client=$!
 helpers+=("$client")

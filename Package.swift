@@ -81,7 +81,10 @@ let package = Package(
       path: "Tests/SimulatorCommand", swiftSettings: strict),
     .target(
       name: "DecoderChecks",
-      dependencies: ["Base", "DiskFormat", "NBDProtocol", "Administration", "Configuration"],
+      dependencies: [
+        "Base", "DiskFormat", "NBDProtocol", "RingIO", "TLS", "Server", "Administration",
+        "Configuration",
+      ],
       path: "Tests/Support/DecoderChecks", swiftSettings: strict),
     .executableTarget(
       name: "thermocline-fuzz", dependencies: ["DecoderChecks"], path: "Tests/Fuzz",

@@ -4,9 +4,10 @@ import Glibc
 /// descriptor (unix(7), `SCM_RIGHTS`). Calls block, up to the time limit.
 package struct DescriptorChannel: Sendable {
   package let socket: Int32
-  /// "THHO", then the length in native order.
-  private static var magic: UInt32 { 0x4f48_4854 }
-  private static var mostBytes: Int { 1 << 20 }
+  /// "THHO": the first word of a message; the second is its length. Both in native order.
+  package static var magic: UInt32 { 0x4f48_4854 }
+  /// The longest message.
+  package static var mostBytes: Int { 1 << 20 }
   /// One header and one descriptor, as `struct cmsghdr` has them on 64-bit Linux.
   private static var controlSize: Int { 24 }
 
@@ -53,19 +54,30 @@ package struct DescriptorChannel: Sendable {
   }
 
   /// Receives one message, and the descriptor that came with it, closed on exec; nil at the end.
+  /// A descriptor that came with anything else is closed.
   package func receive() throws(SystemError) -> (bytes: [UInt8], descriptor: Int32?)? {
     var descriptor: Int32? = nil
+    do throws(SystemError) {
+      if let bytes = try receiveBytes(&descriptor) { return (bytes, descriptor) }
+    } catch {
+      if let descriptor { Glibc.close(descriptor) }
+      throw error
+    }
+    if let descriptor { Glibc.close(descriptor) }
+    return nil
+  }
+
+  private func receiveBytes(_ descriptor: inout Int32?) throws(SystemError) -> [UInt8]? {
     var header = [UInt8](repeating: 0, count: 8)
     guard try fill(&header, &descriptor) else { return nil }
     let magic = header.withUnsafeBytes { $0.load(as: UInt32.self) }
     let length = Int(header.withUnsafeBytes { $0.load(fromByteOffset: 4, as: UInt32.self) })
-    var bytes = [UInt8](repeating: 0, count: magic == Self.magic ? min(length, Self.mostBytes) : 0)
-    let isWhole = try fill(&bytes, &descriptor)
-    guard magic == Self.magic, length <= Self.mostBytes, isWhole else {
-      if let descriptor { Glibc.close(descriptor) }
+    guard magic == Self.magic, length <= Self.mostBytes else {
       throw SystemError("recvmsg", code: EPROTO)
     }
-    return (bytes, descriptor)
+    var bytes = [UInt8](repeating: 0, count: length)
+    guard try fill(&bytes, &descriptor) else { throw SystemError("recvmsg", code: EPROTO) }
+    return bytes
   }
 
   /// False at the end of the stream.

@@ -15,7 +15,7 @@ package struct TLSFiles: Sendable, Equatable {
   /// key.
   /// nil lets in whoever was verified.
   package var clients: [String]? = nil
-  /// Lines of `name:key`, the key in hexadecimal.
+  /// Keys of clients that have no certificate; see `SharedKeys`.
   package var sharedKeys: String? = nil
 
   package init() {}
@@ -96,28 +96,11 @@ package final class TLSCredentials: @unchecked Sendable {
     let code = gnutls_load_file(path, &data)
     guard code == 0 else { throw TLSError("The shared keys \(path) cannot be read", code) }
     defer { gnutls_memset(data.data, 0, Int(data.size)); gnutls_release(data.data) }
-    let text = UnsafeBufferPointer(start: data.data, count: Int(data.size))
-    for (i, line) in text.split(separator: UInt8(ascii: "\n")).enumerated() {
-      // To GnuTLS `#` begins a name in hexadecimal, not a comment, when a key follows.
-      if line.first == UInt8(ascii: "#") && !line.contains(UInt8(ascii: ":")) { continue }
-      let parts = line.split(separator: UInt8(ascii: ":"), omittingEmptySubsequences: false)
-      let isNamed = parts.count == 2 && !parts[0].isEmpty && line.first != UInt8(ascii: "#")
-      let isKey = isNamed && parts[1].count >= 32 && parts[1].count % 2 == 0
-        && parts[1].allSatisfy(isHexadecimal)
-      guard isKey else {
-        throw TLSError(
-          "Line \(i + 1) of the shared keys \(path) is not `name:key` with a key of at least 32 "
-            + "hexadecimal digits")
-      }
-    }
-  }
-
-  private static func isHexadecimal(_ byte: UInt8) -> Bool {
-    switch byte {
-    case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "f"),
-      UInt8(ascii: "A")...UInt8(ascii: "F"):
-      true
-    default: false
+    let text = UnsafeRawBufferPointer(start: data.data, count: Int(data.size))
+    if let line = SharedKeys.firstMistake(in: text) {
+      throw TLSError(
+        "Line \(line) of the shared keys \(path) is not `name:key` with a key of at least "
+          + "\(SharedKeys.leastDigits) hexadecimal digits")
     }
   }
 

@@ -54,7 +54,12 @@ struct HandoverChannel {
 
   private func receive() throws -> (message: Message, descriptor: Int32?)? {
     guard let (bytes, descriptor) = try channel.receive() else { return nil }
-    return (try JSONDecoder().decode(Message.self, from: Data(bytes)), descriptor)
+    do {
+      return (try JSONDecoder().decode(Message.self, from: Data(bytes)), descriptor)
+    } catch {
+      if let descriptor { Glibc.close(descriptor) }
+      throw error
+    }
   }
 
   // MARK: The running server

@@ -117,12 +117,42 @@ assert all(error == "done" for error, _ in answers.values())
 PYTHON
 }
 
+# served COUNT: so many connections are served, and one more is closed; each that goes makes
+# room for one.
+served() {
+  python3 - "$wire" "$socket" "$1" <<'PYTHON'
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+count = int(sys.argv[3])
+peers = [Wire(sys.argv[2]).go() for _ in range(count)]
+
+
+def is_let_in():
+    try:
+        return Wire(sys.argv[2]).go().call(READ, 0, 512) == "done"
+    except (Closed, OSError):
+        return False
+
+
+assert not is_let_in(), f"connection {count + 1} was served"
+assert all(peer.call(READ, 0, 512) == "done" for peer in peers)
+peers.pop().socket.close()
+deadline = time.monotonic() + 10
+while not is_let_in():
+    assert time.monotonic() < deadline, "no room after one has gone"
+PYTHON
+}
+
 serve
 say "200 connections that do not go on with their handshake shut nobody out"
 silent "$socket" 200 32 10
 
 say "128 requests in flight"
 taken "$socket" 16384 128 67108864
+
+say "100 connections, and no more"
+served 100
 
 say "twenty clients that read no reply, and ten that stop in a payload, hold up nobody else"
 python3 - "$wire" "$socket" <<'PYTHON'
@@ -165,16 +195,12 @@ nbdinfo --json "$uri" | jq -e '.exports[0].block_size_maximum == 524288' >/dev/n
   fail "the payload advertised: $(nbdinfo "$uri")"
 
 say "five connections, and no sixth"
+served 5
 python3 - "$wire" "$socket" <<'PYTHON'
 import sys
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
 peers = [Wire(sys.argv[2]).go() for _ in range(5)]
-try:
-    Wire(sys.argv[2]).go()
-    sys.exit("a sixth connection was served")
-except (Closed, OSError):
-    pass
 # More than two requests at once: the others wait in the socket, and all are answered.
 peers[0].send(b"".join(peers[0].pack(READ, i * 4096, 4096, cookie=9) for i in range(50)))
 assert all(peers[0].answer(4096, cookie=9)[0] == "done" for _ in range(50))
@@ -187,8 +213,45 @@ began = time.time()
 assert slow.socket.recv(1) == b"", "the rest of a payload is waited for"
 assert 1.5 < time.time() - began < 8, time.time() - began
 assert peers[0].call(READ, 0, 512) == "done"
-assert Wire(sys.argv[2]).go().call(READ, 0, 512) == "done", "no room after one has gone"
 PYTHON
+
+say "two seconds without progress in sending"
+python3 - "$wire" "$socket" <<'PYTHON'
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+
+
+def ask():
+    peer = Wire(sys.argv[2], 10).go()
+    peer.send(b"".join(peer.pack(READ, i << 19, 1 << 19, cookie=i) for i in range(40)))
+    return peer
+
+
+lazy, slow = ask(), ask()
+began = time.monotonic()
+# Who takes a little now and then is served to the end.
+answer = 16 + (1 << 19)
+taken = 0
+while taken < 40 * answer and time.monotonic() - began < 5:
+    taken += len(slow.socket.recv(answer))
+    time.sleep(0.1)
+while taken < 40 * answer:
+    data = slow.socket.recv(1 << 20)
+    assert data, f"closed after {taken} bytes of answers"
+    taken += len(data)
+assert slow.call(READ, 0, 512) == "done"
+# Who took nothing has what had been sent, and no more.
+rest = 0
+try:
+    while data := lazy.socket.recv(1 << 20):
+        rest += len(data)
+except ConnectionResetError:
+    pass
+assert rest < 40 * answer, "who takes nothing is waited for"
+print(f"  {rest >> 10} KiB were sent to who took nothing")
+PYTHON
+grep -q "the client took no data for too long" "$work/server.log" || fail "the log says nothing"
 
 say "two contexts, and no third"
 python3 - "$wire" "$socket" <<'PYTHON'
@@ -209,6 +272,13 @@ assert set(w.status(0, 4096)) == set(w.contexts.values()) and len(w.contexts) ==
 PYTHON
 say "two requests in flight"
 taken "$socket" 16384 2 1048576
+stop_server
+
+say "64 MiB in flight, of a memory for clients that leaves them to one"
+with_limits 'client_memory = "320MiB"'
+sed -i 's/^memory = .*/memory = "1GiB"/' "$config"
+serve
+taken "$socket" 1048576 128 67108864
 stop_server
 
 say "one MiB in flight, and a single request of more"

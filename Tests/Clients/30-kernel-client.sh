@@ -1,7 +1,7 @@
 #!/bin/bash
 # The kernel's own NBD client: a small virtual machine attaches the volume over TCP with four
 # connections, makes a filesystem, writes, trims, detaches, attaches again and compares; then the
-# volume grows under it, by a takeover.
+# volume grows under it, by a takeover. In the end it attaches encrypted, with a certificate.
 source "$(dirname "$0")/common.bash"
 source "$(dirname "$0")/guest.bash"
 bounded 420 "$@"
@@ -13,14 +13,25 @@ ours || probe_uri=nbd://$tcp
 volume_size=1GiB
 tier only disk 2GiB
 format
+# The certificate of both ends, and its own authority.
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=localhost \
+  -addext "subjectAltName=DNS:localhost" -keyout "$work/key.pem" -out "$work/certificate.pem" \
+  2>/dev/null
+if ours; then
+  printf '[tls]\nmode = "allowed"\nkey = "%s"\ncertificate = "%s"\nauthority = "%s"\n' \
+    "$work/key.pem" "$work/certificate.pem" "$work/certificate.pem" >>"$config"
+fi
 serve
 
 {
+  printf 'cat >/tmp/key.pem <<PEM\n%s\nPEM\n' "$(cat "$work/key.pem")"
+  printf 'cat >/tmp/certificate.pem <<PEM\n%s\nPEM\n' "$(cat "$work/certificate.pem")"
   echo "port=$port"
   echo "grows=$(! ours || echo yes)"
   cat <<'JOB'
+# attach OPTION…: /dev/nbd0 is the volume.
 attach() {
-  /bin/nbd-client 10.0.2.2 $port /dev/nbd0 -N test -C 4 || die "nbd-client"
+  /bin/nbd-client 10.0.2.2 $port /dev/nbd0 -N test "$@" || die "nbd-client"
   for i in 1 2 3 4 5 6 7 8 9 10; do
     [ "$(cat /sys/block/nbd0/size)" != 0 ] && return
     sleep 1
@@ -31,7 +42,7 @@ detach() { /bin/nbd-client -d /dev/nbd0 || die "nbd-client -d"; sleep 1; }
 
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up || die "no network"
-attach
+attach -C 4
 queue=/sys/block/nbd0/queue
 echo "GUEST: attached, $(($(cat /sys/block/nbd0/size) / 2048)) MiB, \
 $(cat $queue/discard_max_bytes) bytes of discard, write cache: $(cat $queue/write_cache)"
@@ -51,7 +62,7 @@ umount /mnt || die "umount"
 detach
 echo "GUEST: detached"
 
-attach
+attach -C 4
 /bin/e2fsck -fn /dev/nbd0 || die "e2fsck"
 mount -t ext4 /dev/nbd0 /mnt || die "mount again"
 (cd /mnt && sha256sum -c /tmp/kept >/tmp/found 2>&1) || die "files differ: $(grep -v OK /tmp/found)"
@@ -77,8 +88,12 @@ echo "GUEST: grown to $(df -m /mnt | tail -n 1 | { read -r a b c; echo "$b"; }) 
 umount /mnt
 /bin/e2fsck -fn /dev/nbd0 || die "e2fsck of the larger one"
 dd if=/tmp/tail of=/dev/nbd0 bs=1M seek=2047 oflag=direct 2>/dev/null || die "write at the end"
-dd if=/dev/nbd0 of=/tmp/back bs=1M skip=2047 count=1 iflag=direct 2>/dev/null || die "read there"
-cmp /tmp/tail /tmp/back || die "the last MiB differs"
+# last_is_tail: the last MiB is what was written.
+last_is_tail() {
+  dd if=/dev/nbd0 of=/tmp/back bs=1M skip=2047 count=1 iflag=direct 2>/dev/null || die "read there"
+  cmp /tmp/tail /tmp/back || die "the last MiB differs"
+}
+last_is_tail
 fi
 # Raw and direct: sectors of 512 bytes, not aligned to blocks.
 dd if=/dev/urandom of=/tmp/odd bs=512 count=333 2>/dev/null
@@ -87,6 +102,17 @@ dd if=/dev/nbd0 of=/tmp/back bs=512 skip=1999 count=333 iflag=direct 2>/dev/null
   die "direct read"
 cmp /tmp/odd /tmp/back || die "sectors differ"
 detach
+
+if [ -n "$grows" ]; then
+attach -certfile /tmp/certificate.pem -keyfile /tmp/key.pem -cacertfile /tmp/certificate.pem \
+  -tlshostname localhost
+last_is_tail
+dd if=/dev/urandom of=/tmp/tail bs=1M count=1 2>/dev/null
+dd if=/tmp/tail of=/dev/nbd0 bs=1M seek=2047 conv=fsync 2>/dev/null || die "write under TLS"
+last_is_tail
+echo "GUEST: encrypted, read and written"
+detach
+fi
 stop "ok"
 JOB
 } >"$work/job"
@@ -112,5 +138,6 @@ if ours; then
 fi
 wait "$machine" || true
 guest_said_ok
+! ours || grep -q "CN=localhost" "$work/server.log" || fail "nobody came with the certificate"
 say "the server still answers: $(nbdinfo --size "${probe_uri:-$uri}") bytes"
 stop_server

@@ -102,6 +102,6 @@ import Testing
       if let decoder { unseen.remove(decoder) }
       #expect(bytes.withUnsafeBytes { DecoderCheck.run($0) })
     }
-    #expect(unseen.isEmpty && Self.files.count <= 120)
+    #expect(unseen.isEmpty && Self.files.count <= 140)
   }
 }

@@ -22,6 +22,10 @@ import NBDProtocol
 /// | `s` `t` | HTTP: request, response | all of it |
 /// | `u` | configuration | its text |
 /// | `v` | size, identity | its text |
+/// | `w` | messages of a handover | as they come over its socket |
+/// | `x` | a connection that is handed over | its description, in JSON |
+/// | `y` | TLS | as a client sends it behind STARTTLS |
+/// | `z` | shared keys | their file |
 package enum DecoderCheck: Character, CaseIterable, Sendable {
   case stream = "a"
   case streamTLSForbidden = "b"
@@ -45,6 +49,10 @@ package enum DecoderCheck: Character, CaseIterable, Sendable {
   case httpResponse = "t"
   case configuration = "u"
   case words = "v"
+  case handoverMessages = "w"
+  case handedConnection = "x"
+  case tls = "y"
+  case sharedKeys = "z"
 
   /// The decoder that the first byte of `input` names.
   package init?(of input: UnsafeRawBufferPointer) {
@@ -76,6 +84,10 @@ package enum DecoderCheck: Character, CaseIterable, Sendable {
     case .httpResponse: TextChecks.httpResponse(bytes)
     case .configuration: TextChecks.configuration(bytes)
     case .words: TextChecks.words(bytes)
+    case .handoverMessages: SocketChecks.handoverMessages(bytes)
+    case .handedConnection: SocketChecks.handedConnection(bytes, .example())
+    case .tls: SocketChecks.tls(bytes)
+    case .sharedKeys: SocketChecks.sharedKeys(bytes)
     default: break
     }
   }

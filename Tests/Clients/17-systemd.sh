@@ -10,7 +10,7 @@ format
 
 say "sockets passed on; READY, RELOADING, MAINPID, WATCHDOG, STOPPING"
 python3 - "$THERMOCLINE" "$config" "$work" "$root/Tests/Wire" <<'PYTHON'
-import atexit, os, signal, subprocess, sys, time
+import atexit, ctypes, os, signal, subprocess, sys, time
 sys.path.insert(0, sys.argv[4])
 from nbdwire import *
 
@@ -97,6 +97,32 @@ def hear_watchdog(sender):
     assert time.monotonic() - began < 5, "a watchdog of 30 s hears too seldom"
 
 
+def hear_nothing_while_it_hangs(process):
+    """The loop, which is the process's first thread, stands still; the others go on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    seize, interrupt, detach = 0x4206, 0x4207, 17
+    if libc.ptrace(seize, process, None, None) != 0:
+        print("  not tried: no thread can be stopped here:", os.strerror(ctypes.get_errno()))
+        return
+    assert libc.ptrace(interrupt, process, None, None) == 0
+    os.waitpid(process, 0x40000000)
+    manager.setblocking(False)
+    try:
+        while True:
+            manager.recv(4096)
+    except BlockingIOError:
+        pass
+    time.sleep(4)
+    try:
+        sys.exit(f"heard from a server that hangs: {manager.recv(4096)}")
+    except BlockingIOError:
+        pass
+    manager.settimeout(20)
+    assert libc.ptrace(detach, process, None, None) == 0
+    hear("WATCHDOG=1", process)
+
+
 def stop(process):
     os.kill(process, signal.SIGTERM)
     hear("STOPPING=1", process)
@@ -107,6 +133,7 @@ def stop(process):
 process = start(passed, tcp)
 hear("READY=1", process)
 hear_watchdog(process)
+hear_nothing_while_it_hangs(process)
 is_served()
 
 # SIGHUP, as Type=notify-reload sends it: RELOADING with the time, which must be after the signal's,

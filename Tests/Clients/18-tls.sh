@@ -6,7 +6,7 @@ bounded 240 "$@"
 ours || { say "only our server is asked"; exit 0; }
 
 pki=$work/pki
-mkdir "$pki" "$pki/alice" "$pki/bob" "$pki/eve" "$pki/mallory"
+mkdir "$pki" "$pki"/{alice,bob,eve,mallory,liar}
 
 # authority NAME: a certificate authority. signed AUTHORITY FOLDER NAME EXTENSIONS: a certificate.
 authority() {
@@ -29,8 +29,10 @@ extendedKeyUsage=serverAuth"
 signed house alice/client alice extendedKeyUsage=clientAuth
 signed house bob/client bob extendedKeyUsage=clientAuth
 signed house eve/client eve extendedKeyUsage=serverAuth
+signed house liar/client $'liar"\e[2J\r\n2026-01-01T00:00:00Z notice: all is well' \
+  extendedKeyUsage=clientAuth
 signed stranger mallory/client mallory extendedKeyUsage=clientAuth
-for client in alice bob eve mallory; do
+for client in alice bob eve mallory liar; do
   cp "$pki/house.pem" "$pki/$client/ca-cert.pem"
 done
 printf 'carol:%s\ndave:%s\n' "$(openssl rand -hex 32)" "$(openssl rand -hex 32)" >"$pki/keys"
@@ -112,6 +114,11 @@ let_in "$(uri_of alice)"
 let_in "$(key_of carol)"
 kept_out "$(uri_of bob)"
 said 'the client "CN=bob,O=Test" is not one of tls.clients'
+# A name that would write lines of its own.
+kept_out "$(uri_of liar)"
+said '2J??2026-01-01T00:00:00Z notice: all is well,O=Test" is not one of tls.clients'
+! grep -q '^2026-01-01' "$work/server.log" || fail "the log has a forged line"
+! grep -q '[[:cntrl:]]' "$work/server.log" || fail "the log has control characters"
 kept_out "$(uri_of mallory)"
 said "TLS handshake failed: Certificate is required"
 # libnbd shows no certificate of an authority that was not asked for; this client does.
@@ -404,6 +411,12 @@ $certificates
 shared_keys = \"$pki/keys\""
 serve
 let_in "$(key_of carol)"
+mkdir "$pki/psk"
+cp "$pki/keys" "$pki/psk/keys.psk"
+qemu-img info --image-opts "driver=nbd,host=localhost,port=$port,tls-creds=t" --object \
+  "tls-creds-psk,id=t,endpoint=client,dir=$pki/psk,username=carol" >"$work/client.log" 2>&1 &&
+  grep -q "virtual size: 1 GiB" "$work/client.log" ||
+  fail "qemu-img with a shared key: $(cat "$work/client.log")"
 kept_out "$(uri_of alice)"
 said "the client \"a client without a certificate\" is not one of"
 stop_server

@@ -27,7 +27,6 @@ package struct Listener: Sendable {
     guard isListening == 1, Socket.isStream(descriptor),
       let address = Socket.localAddress(descriptor)
     else { throw SystemError("listen", on: "descriptor \(descriptor)", code: EINVAL) }
-    if case .tcp = address { Socket.prepare(descriptor) }
     return Listener(adopting: descriptor, address: address)
   }
 
@@ -145,7 +144,6 @@ package struct Listener: Sendable {
       Socket.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
       // `*` gives a v4 and a v6 socket; neither serves the other's peers.
       if target.family == AF_INET6 { Socket.set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
-      if target.isInternet { Socket.prepare(descriptor) }
       let code = target.apply(bind, descriptor)
       guard code == 0 else { throw SystemError("bind", on: name, code: code) }
       guard listen(descriptor, backlog) == 0 else { throw .last("listen", on: name) }

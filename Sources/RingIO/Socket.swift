@@ -22,7 +22,7 @@ package enum Socket {
     var code = ENXIO
     for candidate in candidates {
       let descriptor = try make(candidate.family)
-      if candidate.isInternet { prepare(descriptor) }
+      if candidate.isInternet { prepareTCP(descriptor) }
       code = candidate.apply(Glibc.connect, descriptor)
       if code == 0 { return descriptor }
       close(descriptor)
@@ -108,8 +108,9 @@ package enum Socket {
     return descriptor
   }
 
-  /// TCP for requests and replies: no delay, and a dead peer is noticed.
-  static func prepare(_ descriptor: Int32) {
+  /// TCP for requests and replies: no delay for small ones, and a silent peer is found dead after a
+  /// minute.
+  package static func prepareTCP(_ descriptor: Int32) {
     let tcp = Int32(IPPROTO_TCP)
     set(descriptor, tcp, TCP_NODELAY, 1)
     set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)

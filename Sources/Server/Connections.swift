@@ -238,7 +238,7 @@ package struct Connections: ~Copyable {
     c.pointee.number = counters.accepted
     c.pointee.isTCP = isTCP
     c.pointee.receivesWhole = !Socket.isVsock(descriptor)
-    if isTCP { Self.prepareTCP(descriptor) }
+    if isTCP { Socket.prepareTCP(descriptor) }
     c.pointee.generation = (c.pointee.generation &+ 1) & 0xff_ffff
     c.pointee.phase = .handshake
     c.pointee.wire = .plain
@@ -259,21 +259,6 @@ package struct Connections: ~Copyable {
     c.pointee.isPollCancelled = false
     c.pointee.isProbed = false
     return index
-  }
-
-  /// No delay for small replies, and a silent peer is found dead after a minute. Listeners of ours
-  /// pass this on; one that was inherited may not.
-  private static func prepareTCP(_ descriptor: Int32) {
-    let tcp = Int32(IPPROTO_TCP)
-    let options: [(level: Int32, name: Int32, value: Int32)] = [
-      (tcp, TCP_NODELAY, 1), (SOL_SOCKET, SO_KEEPALIVE, 1), (tcp, TCP_KEEPIDLE, 30),
-      (tcp, TCP_KEEPINTVL, 10), (tcp, TCP_KEEPCNT, 3),
-    ]
-    for option in options {
-      var value = option.value
-      setsockopt(
-        descriptor, option.level, option.name, &value, socklen_t(MemoryLayout<Int32>.size))
-    }
   }
 
   /// `POLLRDHUP`: the peer will send no more.

@@ -38,8 +38,10 @@ package struct TLSError: Error, CustomStringConvertible {
 
   init(_ text: String) { description = text }
 
-  /// GnuTLS's words for an error code.
+  /// GnuTLS's words for an error code, without the full stop that it ends them with.
   package static func text(_ code: Int32) -> String {
-    gnutls_strerror(code).map { String(cString: $0) } ?? "error \(code)"
+    guard let words = gnutls_strerror(code) else { return "error \(code)" }
+    let text = String(cString: words)
+    return text.hasSuffix(".") ? String(text.dropLast()) : text
   }
 }

@@ -86,10 +86,11 @@ listening 'unix_group = "no-such-group"'
 refused 'listen.unix_group' "$THERMOCLINE" serve --config "$config"
 
 # kept_alive ADDRESS PORT: an idle connection on the server's side waits for its keep-alive timer,
-# within the half minute after which the peer is asked. /proc/net/tcp tells of it: timer 2.
+# within the half minute after which the peer is asked; /proc/net/tcp tells of it: timer 2. And small
+# replies are not held back.
 kept_alive() {
-  python3 - "$root/Tests/Wire" "$@" <<'PYTHON'
-import sys, time
+  python3 - "$root/Tests/Wire" "$1" "$2" "$server" <<'PYTHON'
+import ctypes, os, sys, time
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
 host, port = sys.argv[2], int(sys.argv[3])
@@ -98,15 +99,20 @@ assert peer.call(READ, 0, 512) == "done"
 mine = peer.socket.getsockname()[1]
 
 
-def timer():
-    """The kind of timer and its hundredths of a second, of the server's end."""
+def entry():
+    """What the kernel tells of the server's end."""
     with open("/proc/net/tcp6" if ":" in host else "/proc/net/tcp") as table:
         for line in list(table)[1:]:
             fields = line.split()
             ends = [int(field.rpartition(":")[2], 16) for field in fields[1:3]]
             if ends == [port, mine] and fields[3] == "01":
-                return tuple(int(part, 16) for part in fields[5].split(":"))
+                return fields
     raise SystemExit("the connection is not in the kernel's table")
+
+
+def timer():
+    """The kind of timer and its hundredths of a second."""
+    return tuple(int(part, 16) for part in entry()[5].split(":"))
 
 
 # What was sent must be acknowledged first.
@@ -116,6 +122,23 @@ while timer()[0] != 2:
     time.sleep(0.1)
 kind, left = timer()
 assert left <= 3100, f"the peer is asked after {left / 100} s"
+
+
+def of_server(inode):
+    """The server's own socket, or None where this user may not look (pidfd_getfd)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    folder = f"/proc/{sys.argv[4]}/fd"
+    number = next(int(f) for f in os.listdir(folder)
+                  if os.readlink(f"{folder}/{f}") == f"socket:[{inode}]")
+    copy = libc.syscall(438, libc.syscall(434, int(sys.argv[4]), 0), number, 0)
+    return socket.socket(fileno=copy) if copy >= 0 else None
+
+
+end = of_server(entry()[9])
+if end is None:
+    print("  whether replies are held back was not looked at")
+else:
+    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "replies are held back"
 PYTHON
 }
 

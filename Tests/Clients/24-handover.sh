@@ -14,20 +14,6 @@ tier slow disk2 3GiB
 format
 serve
 
-# takeover: a new process takes over; the old one must end with status 0.
-takeover() {
-  local old=$server
-  "$THERMOCLINE" serve --config "$config" --takeover "$@" >>"$work/server.log" 2>&1 &
-  server=$!
-  for _ in $(seq 600); do
-    kill -0 "$old" 2>/dev/null || break
-    sleep 0.05
-  done
-  ! kill -0 "$old" 2>/dev/null || fail "the old process is still there"
-  wait "$old" || fail "the old process's exit status is $?"
-  kill -0 "$server" || fail "the new process is gone"
-}
-
 # One client does nothing but hold on: before, between and after it writes and reads.
 coproc holder {
   /usr/bin/python3 - "$uri" <<'PYTHON'

@@ -200,6 +200,20 @@ stop_server() {
 # status FILTER: a figure of `status --json`, by a filter of jq.
 status() { "$THERMOCLINE" status --json --config "$config" | jq -r "$1"; }
 
+# takeover: a new process takes over; the old one must end with status 0.
+takeover() {
+  local old=$server
+  "$THERMOCLINE" serve --config "$config" --takeover "$@" >>"$work/server.log" 2>&1 &
+  server=$!
+  for _ in $(seq 600); do
+    kill -0 "$old" 2>/dev/null || break
+    sleep 0.05
+  done
+  ! kill -0 "$old" 2>/dev/null || fail "the old process is still there"
+  wait "$old" || fail "the old process's exit status is $?"
+  kill -0 "$server" || fail "the new process is gone"
+}
+
 # soon WHAT FILTER: within 20 s the filter of jq says true of `status --json`.
 soon() {
   for _ in $(seq 200); do

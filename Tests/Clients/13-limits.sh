@@ -154,22 +154,29 @@ taken "$socket" 16384 128 67108864
 say "100 connections, and no more"
 served 100
 
-say "twenty clients that read no reply, and ten that stop in a payload, hold up nobody else"
+say "twenty clients that read no reply, ten that stop in a payload, and ten in a request's header \
+hold up nobody else"
 python3 - "$wire" "$socket" <<'PYTHON'
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
 MIB = 1 << 20
-held = [Wire(sys.argv[2]).go() for _ in range(30)]
+held = [Wire(sys.argv[2]).go() for _ in range(40)]
+for i, w in enumerate(held[30:]):
+    w.send(w.pack(READ, 0, 512, cookie=7)[:2 * i + 3])
 for w in held[:20]:
     w.send(b"".join(w.pack(READ, i * MIB, MIB) for i in range(100)))
-for w in held[20:]:
+for w in held[20:30]:
     w.send(w.pack(WRITE, 0, 32 * MIB) + bytes(100_000))
 time.sleep(0.5)
 w = Wire(sys.argv[2], 20).go()
 for length in (4096, MIB, 16 * MIB):
     assert w.write(1 << 30, b"f" * length) == "done", length
     assert w.read(1 << 30, length) == b"f" * length, length
+# Who is only slow with a header is served when it is there.
+for i, w in enumerate(held[30:]):
+    w.send(w.pack(READ, 0, 512, cookie=7)[2 * i + 3:])
+    assert w.answer(512, cookie=7)[0] == "done", i
 PYTHON
 stop_server
 

@@ -132,6 +132,13 @@ package enum Socket {
       && family == AF_VSOCK
   }
 
+  /// The peer has said that it sends no more, or is gone; what it has sent may still be there.
+  package static func hasHungUp(_ descriptor: Int32) -> Bool {
+    // POLLRDHUP, which Swift does not import.
+    var entry = pollfd(fd: descriptor, events: 0x2000, revents: 0)
+    return poll(&entry, 1, 0) > 0
+  }
+
   static func isStream(_ descriptor: Int32) -> Bool {
     var kind: Int32 = 0
     var length = socklen_t(MemoryLayout<Int32>.size)

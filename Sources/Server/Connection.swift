@@ -105,6 +105,10 @@ struct Connection: Linked {
   /// On its way to another server, and waiting for its peer: for so long.
   var mustRestBy: Instant?
   var isPollCancelled = false
+  /// The peer sends no more. What it has sent is looked at to its end, and changes that it asks for
+  /// are held back: if the end is a DISC they are made, otherwise they are not (S6).
+  var isHungUp = false
+  var held = Chain<Piece>()
   /// No more requests are taken; closed when all is answered (DISC, shutdown).
   var isLeaving = false
   var closesAfterSend = false

@@ -50,6 +50,7 @@ extension Connections {
     for t in 0..<Int32(transactionCapacity) where transactions[Int(t)].connection == index {
       drop(t)
     }
+    submitHeld(c)
     // What was gathered for a send that will not be.
     if !c.pointee.isSending { releaseSent(c) }
     c.pointee.ready = Chain()
@@ -139,6 +140,10 @@ extension Connections {
       case .free, .closing: continue
       case .handshake: close(index, .shutdown, &ring)
       case .transmission:
+        guard !c.pointee.isHungUp || c.pointee.isLeaving else {
+          close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+          continue
+        }
         c.pointee.isLeaving = true
         // A WRITE whose payload is not complete was never a request.
         if c.pointee.incoming >= 0 { abandonIncoming(c) }

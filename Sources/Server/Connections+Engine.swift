@@ -47,6 +47,25 @@ extension Connections {
     submissions.push(p)
   }
 
+  /// What was held back goes to the engine, if its connection lives.
+  mutating func submitHeld(_ c: UnsafeMutablePointer<Connection>) {
+    while true {
+      let p = c.pointee.held.pop(pieces)
+      guard p >= 0 else { return }
+      submissions.push(p)
+    }
+  }
+
+  /// A change that a peer has asked for that hung up, and has not said DISC so far.
+  private func isHeldBack(_ t: Int32) -> Bool {
+    let c = connections + Int(transactions[Int(t)].connection)
+    guard c.pointee.isHungUp && !c.pointee.isLeaving else { return false }
+    switch transactions[Int(t)].command {
+    case .write, .trim, .writeZeroes: return true
+    case .read, .flush, .cache, .blockStatus, .disconnect: return false
+    }
+  }
+
   // MARK: Memory
 
   /// A buffer for one piece, nil when buffer or piece is not to be had now.
@@ -182,13 +201,18 @@ extension Connections {
 
   // MARK: The engine
 
-  /// The next request for the engine, nil when there is none. Pieces of dead connections go.
+  /// The next request for the engine, nil when there is none. Pieces of dead connections go, and
+  /// changes of those that may be dying stay.
   package mutating func nextRequest() -> VolumeRequest? {
     while true {
       let p = submissions.pop()
       guard p >= 0 else { return nil }
       let t = pieces[Int(p)].transaction
       if transactions[Int(t)].connection >= 0 {
+        if isHeldBack(t) {
+          connections[Int(transactions[Int(t)].connection)].held.push(p, pieces)
+          continue
+        }
         pieces[Int(p)].state = .submitted
         return request(p, t)
       }

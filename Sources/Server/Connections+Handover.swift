@@ -203,6 +203,7 @@ extension Connections {
       c.pointee.window.copyMemory(from: source, byteCount: $0.count)
     }
     c.pointee.end = handed.window.count
+    c.pointee.isHungUp = Socket.hasHungUp(handed.descriptor)
     toPump.insert(index)
   }
 }

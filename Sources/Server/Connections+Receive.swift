@@ -24,7 +24,7 @@ extension Connections {
       return close(index, .stalledPayload, &ring)
     }
     if result == Self.cancelled && (isResting || c.pointee.isLeaving) {
-      if c.pointee.wire == .encrypted { toPump.insert(index) }
+      if c.pointee.wire == .encrypted || c.pointee.isHungUp { toPump.insert(index) }
       return
     }
     guard result > 0 else {
@@ -52,12 +52,15 @@ extension Connections {
     }
   }
 
-  /// Consumes what is there until more bytes, room or memory are needed.
+  /// Consumes what is there until more bytes, room or memory are needed. Who has hung up, and has
+  /// not said DISC, waits for neither room nor memory: it is closed.
   private mutating func pump(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     var goesOn = true
     while goesOn && c.pointee.receiving == .nothing {
-      if isResting && c.pointee.incoming < 0 && c.pointee.wire != .securing {
+      if isResting && c.pointee.incoming < 0 && c.pointee.wire != .securing
+        && !c.pointee.isHungUp
+      {
         if c.pointee.wire == .encrypted { bringToRecordEnd(index, &ring) }
         return
       }
@@ -72,6 +75,11 @@ extension Connections {
           c.pointee.incoming >= 0
           ? takePayload(index, &ring) : takeRequest(index, &ring, now: now)
       }
+    }
+    if c.pointee.isHungUp, c.pointee.phase == .transmission, !c.pointee.isLeaving,
+      c.pointee.receiving == .nothing
+    {
+      close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
     }
   }
 
@@ -171,6 +179,7 @@ extension Connections {
       c.pointee.start += consumed
       if verdict == .disconnect {
         c.pointee.isLeaving = true
+        submitHeld(c)
         settleLeaving(index, &ring, now: now)
         return false
       }
@@ -277,13 +286,14 @@ extension Connections {
       if transaction.pointee.pieces == 0 { makeReady(t) }
       return true
     }
+    // A WRITE that has failed waits for its turn, too: it stands in that queue.
+    if transaction.pointee.isWaiting { return false }
     if c.pointee.dropsPayload || transaction.pointee.failure != nil {
       let count = min(c.pointee.payloadLeft, c.pointee.end - c.pointee.start)
       c.pointee.start += count
       c.pointee.payloadLeft -= count
       return c.pointee.payloadLeft == 0 || receive(index, &ring)
     }
-    if transaction.pointee.isWaiting { return false }
     guard waiting.isEmpty, beginFilling(t) else {
       wait(t)
       return false

@@ -51,6 +51,7 @@ extension Connections {
   mutating func makeReady(_ t: Int32) {
     let transaction = transactions + Int(t)
     guard !transaction.pointee.isReady else { return }
+    invariant(!transaction.pointee.isWaiting, "S7: who waits for memory stands in no other chain")
     transaction.pointee.isReady = true
     let index = transaction.pointee.connection
     if connections[Int(index)].exclusive != t {

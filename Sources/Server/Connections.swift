@@ -250,10 +250,11 @@ package struct Connections: ~Copyable {
     c.pointee.isLeaving = false
     c.pointee.closesAfterSend = false
     c.pointee.isParting = false
+    c.pointee.isHungUp = false
     c.pointee.mustRestBy = nil
     counters.connections += 1
     counters.handshaking += 1
-    // Only a hang-up completes it: it is seen before the bytes that are still buffered (S6).
+    // Only a hang-up completes it: it is known before bytes that came before it are looked at.
     ring.poll(files[Int(index)], events: Self.hangUp, tag(Kind.poll, index))
     c.pointee.isPolling = true
     c.pointee.isPollCancelled = false
@@ -286,9 +287,13 @@ package struct Connections: ~Copyable {
     c.pointee.isPolling = false
     if c.pointee.phase == .closing { return settleClosing(index, &ring) }
     if isResting && wasCancelled { return }
+    if offer.isShuttingDown {
+      return close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+    }
     // Who said DISC may hang up, and what was begun is finished ("NBD_CMD_DISC").
-    if c.pointee.isLeaving && !offer.isShuttingDown { return }
-    close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+    if c.pointee.isLeaving { return }
+    c.pointee.isHungUp = true
+    toPump.insert(index)
   }
 
   /// Takes the end of a receive, send or poll.

@@ -27,7 +27,7 @@ import VolumeEngine
 /// | handshake | GO, EXPORT_NAME | transmission |
 /// | handshake | ABORT, a violation, 10 s | closing |
 /// | transmission | DISC or shutdown, and all is answered and sent | closing |
-/// | transmission | hang-up, a violation, 60 s without progress in sending | closing |
+/// | transmission | hang-up without DISC, a violation, 60 s without progress in sending | closing |
 /// | closing | its last operation in the ring has ended | free |
 ///
 /// A transaction (one request): header parsed ─► [waits for memory] ─► pieces in the engine ─►
@@ -46,7 +46,8 @@ import VolumeEngine
 /// - S4: each piece submitted is answered once; late answers of dead connections free its memory.
 /// - S5: a READ of several pieces keeps a buffer until its end: what has begun to send never
 ///   waits for memory, so the queue for memory always moves.
-/// - S6: a hang-up is looked at before the bytes that came with it are consumed.
+/// - S6: what a client asked to change and the engine had not seen when the client hung up is
+///   changed only if a DISC ends what came: who may have asked again elsewhere has not said it.
 /// - S7: who finds no piece or memory waits; who holds one gives it back once.
 /// - S8: what waits, waits in a queue; nothing spins.
 /// - S10: a connection that is handed over is at rest: all that was begun is answered and sent,

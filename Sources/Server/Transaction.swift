@@ -75,11 +75,15 @@ struct Piece: Linked {
   /// From the buffer pool, `memoryBytes` of it; nil for a request without data.
   var memory: UnsafeMutableRawPointer? = nil
   var memoryBytes = 0
-  /// Set bits are blocks with nothing mapped; filled by the engine. The slot's own, for ever.
+  /// Set bits are blocks with nothing mapped: none, until the engine fills it. The slot's own, for
+  /// ever.
   let holes: UnsafeMutablePointer<UInt64>
   static var holeWords: Int { 5 }
 
-  init(holes: UnsafeMutablePointer<UInt64>) { self.holes = holes }
+  init(holes: UnsafeMutablePointer<UInt64>) {
+    self.holes = holes
+    holes.update(repeating: 0, count: Self.holeWords)
+  }
 
   /// The client's first byte in the memory: blocks of the volume are pages of memory.
   var data: UnsafeMutableRawPointer { memory.unsafelyUnwrapped + Int(offset & 4095) }

@@ -32,6 +32,12 @@ final class Client {
 
   deinit { close() }
 
+  /// The cookie of the first request.
+  let firstCookie: UInt64 = 101
+
+  /// Says that no more is sent; replies can still be read.
+  func hangUp() { shutdown(descriptor, Int32(SHUT_WR)) }
+
   private var isClosed = false
   func close() {
     if !isClosed { Glibc.close(descriptor) }
@@ -63,13 +69,15 @@ final class Client {
   func send(_ packet: Packet) { send(packet.bytes) }
 
   /// Sends from a thread of its own, for a client that reads replies meanwhile.
-  func sendMeanwhile(_ packet: Packet) {
+  func sendMeanwhile(_ packet: Packet, thenHangsUp: Bool = false) {
     final class Work: Sendable {
       let descriptor: Int32
       let bytes: [UInt8]
-      init(_ descriptor: Int32, _ bytes: [UInt8]) {
+      let hangsUp: Bool
+      init(_ descriptor: Int32, _ bytes: [UInt8], _ hangsUp: Bool) {
         self.descriptor = descriptor
         self.bytes = bytes
+        self.hangsUp = hangsUp
       }
     }
     var thread = pthread_t()
@@ -78,8 +86,9 @@ final class Client {
       { argument in
         let work = Unmanaged<Work>.fromOpaque(argument!).takeRetainedValue()
         Client.send(work.descriptor, work.bytes)
+        if work.hangsUp { shutdown(work.descriptor, Int32(SHUT_WR)) }
         return nil
-      }, Unmanaged.passRetained(Work(descriptor, packet.bytes)).toOpaque())
+      }, Unmanaged.passRetained(Work(descriptor, packet.bytes, thenHangsUp)).toOpaque())
     pthread_detach(thread)
   }
 

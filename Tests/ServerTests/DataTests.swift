@@ -84,6 +84,19 @@ private let styles: [ReplyStyle] = [.simple, .structured, .extended]
     server.expectIdle()
   }
 
+  /// What an earlier read saw as holes is no hole of a later one, whichever slot it gets.
+  @Test(arguments: [ReplyStyle.structured, .extended])
+  func holesOfEarlierReadsAreForgotten(style: ReplyStyle) throws {
+    let server = try TestServer()
+    let client = try Client(server, style)
+    for _ in 0..<2400 { #expect(client.read(0, 4096).holeBytes == 4096) }
+    #expect(client.write(0, pattern(4096, 3)).error == 0)
+    let whole = client.read(0, 4096, flags: 4)
+    #expect(whole.dataChunks == 1 && whole.data == pattern(4096, 3))
+    client.close()
+    server.expectIdle()
+  }
+
   @Test(arguments: [ReplyStyle.structured, .extended]) func manyHoles(style: ReplyStyle) throws {
     let server = try TestServer()
     let client = try Client(server, style)

@@ -85,6 +85,102 @@ import Testing
     server.expectIdle()
   }
 
+  /// A whole conversation may come at once, and the end of sending with it: what a DISC ends is
+  /// carried out and answered.
+  @Test(arguments: [ReplyStyle.simple, .extended])
+  func disconnectThenHangUpAtOnce(style: ReplyStyle) throws {
+    let server = try TestServer()
+    for round in 0..<20 {
+      let client = try Client(server, style)
+      var packet = Packet()
+      for i in 0..<40 {
+        packet = packet.raw(
+          client.request(0, offset: UInt64(i) << 14, length: 16_384).packet.bytes)
+      }
+      // More than the window holds, so that the hang-up is known before all is taken.
+      let data = [UInt8](repeating: UInt8(round + 1), count: 300_000)
+      packet = packet.raw(client.request(1, offset: 8 << 20, length: 300_000).packet.bytes)
+        .raw(data).raw(client.request(4, offset: 4 << 20, length: 4096).packet.bytes)
+        .raw(client.request(2).packet.bytes)
+      client.sendMeanwhile(packet, thenHangsUp: true)
+      for i in 0..<42 {
+        let reply = client.reply(expecting: {
+          let number = Int($0) - Int(client.firstCookie)
+          return number < 40
+            ? (0, UInt64(number) << 14, 16_384)
+            : number == 40 ? (1, 8 << 20, 300_000) : (4, 4 << 20, 4096)
+        })
+        #expect(reply.error == 0 && !reply.isCut, "reply \(i)")
+      }
+      #expect(client.isAtEnd)
+      let other = try Client(server)
+      #expect(other.read(8 << 20, 300_000).data == data)
+      other.close()
+      client.close()
+    }
+    server.expectIdle()
+  }
+
+  /// Changes that wait when their client hangs up are made when a DISC follows them, and only then.
+  @Test(arguments: [false, true]) func heldChangesWaitForDisconnect(saysDisconnect: Bool) throws {
+    let server = try TestServer()
+    server.control.refusesRequests = true
+    let client = try Client(server)
+    for i in 0..<3 {
+      client.send(client.request(1, offset: UInt64(i * 4096), length: 4096).packet)
+      client.send([UInt8](repeating: 1, count: 4096))
+    }
+    client.send(client.request(6, offset: 1 << 20, length: 4096).packet)
+    server.expect("they are waiting") { $0.clients.requests == 4 }
+    if saysDisconnect { client.send(client.request(2).packet) }
+    client.hangUp()
+    usleep(50_000)
+    server.control.refusesRequests = false
+    for i in 0..<4 where saysDisconnect {
+      let reply = client.reply(expecting: { _ in (1, UInt64(i * 4096), 4096) })
+      #expect(reply.error == 0 && !reply.isCut)
+    }
+    #expect(client.isAtEnd)
+    client.close()
+    server.expectIdle()
+    #expect(server.control.writes == (saysDisconnect ? 3 : 0))
+    #expect(server.control.submitted == (saysDisconnect ? 4 : 0))
+  }
+
+  /// Who hangs up with more than can be taken at once is not waited for.
+  @Test func hangUpBehindALimit() throws {
+    let server = try TestServer { $0.requestsInFlight = 4 }
+    server.control.refusesRequests = true
+    let client = try Client(server)
+    for i in 0..<6 {
+      client.send(client.request(1, offset: UInt64(i * 4096), length: 1).packet.raw([1]))
+    }
+    client.send(client.request(2).packet)
+    client.hangUp()
+    server.expect("the connection is gone") {
+      $0.clients.accepted == 1 && $0.clients.connections == 0
+    }
+    server.control.refusesRequests = false
+    server.expectIdle()
+    #expect(server.control.writes == 0)
+  }
+
+  @Test func abortThenHangUpAtOnce() throws {
+    let server = try TestServer()
+    for _ in 0..<20 {
+      let client = try Client(server, nil)
+      client.send(
+        Packet().u32(3).u64(0x4948_4156_454f_5054).u32(3).u32(0)
+          .u64(0x4948_4156_454f_5054).u32(2).u32(0))
+      client.hangUp()
+      #expect(client.read(18).count == 18)
+      // LIST: the export and ACK; ABORT: ACK.
+      #expect(client.read(20 + 4 + 3 + 6 + 20 + 20).count == 73)
+      #expect(client.isAtEnd)
+    }
+    server.expectIdle()
+  }
+
   @Test func shutdownDrains() throws {
     let server = try TestServer()
     server.control.holdsReplies = true

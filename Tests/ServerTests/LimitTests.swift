@@ -71,6 +71,46 @@ import Testing
     server.expectIdle()
   }
 
+  /// A WRITE that fails while its next piece waits for memory stays in that queue until its turn,
+  /// and so does whoever waits behind it.
+  @Test func aFailedWriteKeepsItsPlaceInTheQueue() throws {
+    let server = try TestServer(size: 64 << 20, clientMemory: 8 << 20) {
+      $0.connections = 16
+      $0.connectionsInHandshake = 16
+      $0.unfragmentedRead = 1 << 20
+    }
+    server.control.failingOffset = 32 << 20
+    server.control.holdsReplies = true
+    let writer = try Client(server)
+    writer.send(writer.request(3).packet)
+    let payload = [UInt8](repeating: 1, count: 8 << 20)
+    writer.send(writer.request(1, offset: 32 << 20, length: 8 << 20).packet)
+    writer.send(Array(payload[..<(256 << 10)]))
+    eventually("the first piece is in the engine") { server.control.submitted >= 2 }
+    // Readers take what memory there is, and the first that finds none heads the queue.
+    let readers = try (0..<10).map { _ in try Client(server, .structured) }
+    for reader in readers { reader.send(reader.request(0, flags: 4, length: 1 << 20).packet) }
+    server.expect("all are taken") { $0.clients.requests == 12 }
+    #expect(server.control.submitted < 12, "some wait for memory")
+    writer.sendMeanwhile(Packet(bytes: Array(payload[(256 << 10)..<(1 << 20)])))
+    usleep(50_000)
+    let last = try Client(server)
+    last.send(last.request(0, length: 512 << 10).packet)
+    server.expect("the last is taken") { $0.clients.requests == 13 }
+    server.control.holdsReplies = false
+    #expect(writer.reply(expecting: { _ in (3, 0, 0) }).error == 0)
+    writer.sendMeanwhile(Packet(bytes: Array(payload[(1 << 20)...])))
+    usleep(100_000)
+    for reader in readers {
+      let reply = reader.reply(expecting: { _ in (0, 0, 1 << 20) })
+      #expect(reply.error == 0 && reply.data.count == 1 << 20)
+    }
+    #expect(writer.reply(expecting: { _ in (1, 32 << 20, 8 << 20) }).error == 5)
+    #expect(last.reply(expecting: { _ in (0, 0, 512 << 10) }).data.count == 512 << 10)
+    for client in readers + [writer, last] { client.close() }
+    server.expectIdle()
+  }
+
   private func base(_ client: Client, _ all: [Client]) -> UInt64 {
     UInt64(all.firstIndex { $0 === client }! * 8) << 20
   }

@@ -147,6 +147,32 @@ import Testing
     #expect(server.control.submitted == (saysDisconnect ? 4 : 0))
   }
 
+  /// A hang-up is seen together with what came before it: that is done only if a DISC ends it.
+  @Test(arguments: [false, true], [1, 4, 6] as [UInt16])
+  func whatComesWithAHangUp(saysDisconnect: Bool, command: UInt16) throws {
+    let server = try TestServer()
+    let client = try Client(server)
+    #expect(client.read(0, 512).error == 0)
+    server.control.standsStill = true
+    usleep(20_000)
+    var packet = Packet()
+    for i in 0..<100 {
+      packet = packet.raw(
+        client.request(command, offset: UInt64(i * 4096), length: 4).packet.bytes)
+      if command == 1 { packet = packet.raw([1, 2, 3, 4]) }
+    }
+    if saysDisconnect { packet = packet.raw(client.request(2).packet.bytes) }
+    client.send(packet)
+    client.hangUp()
+    server.control.standsStill = false
+    for _ in 0..<100 where saysDisconnect {
+      #expect(client.reply(expecting: { _ in (command, 0, 4) }).error == 0)
+    }
+    #expect(client.isAtEnd)
+    server.expectIdle()
+    #expect(server.control.submitted == (saysDisconnect ? 101 : 1))
+  }
+
   /// Who hangs up with more than can be taken at once is not waited for.
   @Test func hangUpBehindALimit() throws {
     let server = try TestServer { $0.requestsInFlight = 4 }

@@ -1,13 +1,14 @@
 import Base
 import CAllocationCount
 import DeviceIO
+import Glibc
 import Server
 import Synchronization
 import VolumeEngine
 
 /// How a test steers its volume, and what it sees of it, from another thread.
 final class VolumeControl: Sendable {
-  private let words = (0..<8).map { _ in Word() }
+  private let words = (0..<9).map { _ in Word() }
   private final class Word: Sendable {
     let value = Atomic<UInt64>(0)
   }
@@ -54,6 +55,11 @@ final class VolumeControl: Sendable {
   var allocations: UInt64 {
     get { self[7] }
     set { self[7] = newValue }
+  }
+  /// The loop's thread stands still.
+  var standsStill: Bool {
+    get { self[8] == 1 }
+    set { self[8] = newValue ? 1 : 0 }
   }
 }
 
@@ -163,6 +169,7 @@ struct MemoryVolume: ServedVolume, ~Copyable {
   mutating func step(now: Instant) {
     self.now = now
     control.allocations = allocation_count()
+    while control.standsStill { usleep(1000) }
   }
 
   mutating func nextOperation() -> DeviceOperation? { nil }

@@ -51,6 +51,11 @@ extension Handshake {
     _ data: UnsafeRawBufferPointer, _ replies: inout OptionReplyWriter, _ offer: borrowing Offer
   ) -> HandshakeEvent {
     let option = OptionType.startTLS.rawValue
+    // First of all, since the mode may have changed after this client began TLS.
+    guard !isEncrypted else {
+      replies.error(option, .invalid, "STARTTLS comes once")
+      return .proceed
+    }
     switch offer.tls {
     case .unavailable:
       replies.error(option, .unsupported, "TLS is not available")
@@ -60,8 +65,8 @@ extension Handshake {
       return .proceed
     case .offered, .required: break
     }
-    guard data.isEmpty, !isEncrypted, isFixed else {
-      replies.error(option, .invalid, "STARTTLS carries no data and comes once")
+    guard data.isEmpty, isFixed else {
+      replies.error(option, .invalid, "STARTTLS carries no data, and comes from fixed clients")
       return .proceed
     }
     replies.plain(option, .ack)

@@ -16,6 +16,10 @@ package struct Negotiated: Codable, Equatable, Sendable {
   package var isForEmptyName: Bool?
   /// Options so far.
   package var options: Int
+  /// In transmission: whether the client was told that the export is read-only.
+  package var isReadOnly: Bool?
+  /// In transmission: the longest payload that the client was told of, in bytes.
+  package var advertisedPayload: UInt32?
 
   fileprivate init(
     _ stage: Stage, _ style: ReplyStyle, _ selection: MetaSelection, _ export: Export
@@ -81,14 +85,19 @@ extension Handshake {
 extension Session {
   /// What was negotiated.
   package func negotiated(_ export: Export) -> Negotiated {
-    Negotiated(.transmission, style, selection, export)
+    var value = Negotiated(.transmission, style, selection, export)
+    value.isReadOnly = isReadOnly
+    value.advertisedPayload = advertisedPayload
+    return value
   }
 
   /// Goes on where another server has stopped; nil when the export cannot do what was negotiated.
   package init?(_ value: Negotiated, _ offer: Offer) {
     guard value.stage == .transmission, let style = value.replyStyle,
-      let selection = value.selection(in: offer.export)
+      let selection = value.selection(in: offer.export), let isReadOnly = value.isReadOnly,
+      let advertisedPayload = value.advertisedPayload, advertisedPayload >= 4096
     else { return nil }
     self.init(style: style, selection: selection, export: offer.export, limits: offer.limits)
+    keep(isReadOnly: isReadOnly, advertisedPayload: advertisedPayload)
   }
 }

@@ -5,9 +5,11 @@ package struct Session: Equatable, Sendable, BitwiseCopyable {
   package let selection: MetaSelection
   /// Bytes of the export now: it may have grown since the handshake.
   package var exportSize: UInt64
-  package let isReadOnly: Bool
+  package private(set) var isReadOnly: Bool
+  /// The client was told that no payload is longer.
+  package private(set) var advertisedPayload: UInt32
   /// The payload a WRITE may carry and a READ may ask for.
-  package let acceptedPayload: UInt32
+  package private(set) var acceptedPayload: UInt32
   /// The longest READ with DF.
   package let unfragmentedRead: UInt32
   /// The identifiers of the selected contexts, by position in `selection`.
@@ -21,11 +23,20 @@ package struct Session: Equatable, Sendable, BitwiseCopyable {
     self.selection = selection
     exportSize = export.size
     isReadOnly = export.isReadOnly
+    advertisedPayload = limits.advertisedPayload
     acceptedPayload = limits.acceptedPayload
     unfragmentedRead = limits.unfragmentedRead
     var ids = InlineArray<16, UInt32>(repeating: 0)
     for i in 0..<selection.count { ids[i] = export.contexts[selection[i]].id }
     contextIDs = ids
+  }
+
+  /// What the client was told of an export that was offered otherwise: it keeps to that. What has
+  /// become read-only is so for it, too.
+  mutating func keep(isReadOnly: Bool, advertisedPayload: UInt32) {
+    self.isReadOnly = self.isReadOnly || isReadOnly
+    self.advertisedPayload = advertisedPayload
+    acceptedPayload = max(acceptedPayload, advertisedPayload)
   }
 
   /// Bytes of a request's header ("Request message").
@@ -37,11 +48,13 @@ package struct Session: Equatable, Sendable, BitwiseCopyable {
     return nil
   }
 
+  /// Both go on alike: contexts in the same order included.
   package static func == (a: Session, b: Session) -> Bool {
     guard
       a.style == b.style, a.selection.count == b.selection.count,
       a.exportSize == b.exportSize, a.isReadOnly == b.isReadOnly,
-      a.acceptedPayload == b.acceptedPayload, a.unfragmentedRead == b.unfragmentedRead
+      a.advertisedPayload == b.advertisedPayload, a.acceptedPayload == b.acceptedPayload,
+      a.unfragmentedRead == b.unfragmentedRead
     else { return false }
     for i in 0..<a.selection.count
     where a.selection[i] != b.selection[i] || a.contextIDs[i] != b.contextIDs[i] {

@@ -131,14 +131,14 @@ extension Connections {
     close(index, offer.isShuttingDown ? .shutdown : .disconnected, &ring)
   }
 
-  /// Begins the end of all connections: handshakes are cut, requests under way are finished.
+  /// Begins the end of all connections: requests under way are finished, options are refused.
   mutating func leaveAll(_ ring: inout Ring, now: Instant) {
     offer.isShuttingDown = true
     for index in 0..<Int32(connectionCapacity) {
       let c = connections + Int(index)
       switch c.pointee.phase {
-      case .free, .closing: continue
-      case .handshake: close(index, .shutdown, &ring)
+      // Whose handshake is not over is told SHUTDOWN, while others are waited for.
+      case .free, .closing, .handshake: continue
       case .transmission:
         guard !c.pointee.isHungUp || c.pointee.isLeaving else {
           close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)

@@ -77,8 +77,13 @@ extension Connections {
   /// a hundred clients that take nothing cannot hold all of it.
   var largestPiece: Int {
     let share = max(64 << 10, buffers.freeBytes / 16)
-    let most = min(share, VolumeRequest.maxTransfer, Int(limits.advertisedPayload))
-    return 1 << (Int.bitWidth - 1 - most.leadingZeroBitCount)
+    let most = min(share, VolumeRequest.maxTransfer)
+    return Self.powerOfTwo(in: most)
+  }
+
+  /// The largest one that is not more than `count`.
+  private static func powerOfTwo(in count: Int) -> Int {
+    1 << (Int.bitWidth - 1 - count.leadingZeroBitCount)
   }
 
   /// Puts a transaction at the end of the queue for memory.
@@ -141,7 +146,11 @@ extension Connections {
     let offset = transaction.pointee.nextOffset
     let rest = transaction.pointee.end - offset
     let isWhole = transaction.pointee.flags.contains(.dontFragment)
-    let largest = isWhole ? VolumeRequest.maxTransfer : largestPiece
+    let c = connections + Int(transaction.pointee.connection)
+    let largest =
+      isWhole
+      ? VolumeRequest.maxTransfer
+      : min(largestPiece, Self.powerOfTwo(in: Int(c.pointee.session.advertisedPayload)))
     let length = isWhole ? Int(rest) : Piece.length(at: offset, of: rest, in: largest)
     let isMany = UInt64(length) < rest || transaction.pointee.pieces > 0
     let bytes = isMany ? largest : Piece.blocks(offset, length) * Size.block
@@ -263,7 +272,10 @@ extension Connections {
       if transaction.pointee.flags.contains(.requestOne) { flags.insert(.oneDescriptor) }
       var request = make(.blockStatus, offset, length)
       request.view = StatusView(context: transaction.pointee.context)
-      let count = piece.pointee.memoryBytes / MemoryLayout<StatusDescriptor>.stride
+      // No chunk is longer than the payload that was advertised ("Size constraints").
+      let session = connections[Int(transaction.pointee.connection)].session
+      let bytes = min(piece.pointee.memoryBytes, Int(session.advertisedPayload) - 64)
+      let count = bytes / MemoryLayout<StatusDescriptor>.stride
       request.descriptorCapacity = UInt32(min(count, limits.statusDescriptors))
       return request
     }

@@ -130,9 +130,6 @@ package struct Connections: ~Copyable {
     limits.unfragmentedRead = min(limits.unfragmentedRead, UInt32(VolumeRequest.maxTransfer))
     limits.metaContexts = min(limits.metaContexts, MetaSelection.capacity)
     limits.optionData = min(limits.optionData, Connection.windowSize - Handshake.optionHeader)
-    // No chunk is longer than the payload that was advertised ("Size constraints").
-    limits.statusDescriptors = min(
-      limits.statusDescriptors, (Int(limits.advertisedPayload) - 64) / 16)
     return limits
   }
 
@@ -186,6 +183,11 @@ package struct Connections: ~Copyable {
 
   /// Connections in any phase.
   var isEmpty: Bool { counters.connections == 0 }
+
+  /// There are connections, and all are in their handshake.
+  var isOnlyHandshaking: Bool {
+    counters.handshaking > 0 && counters.handshaking == counters.connections
+  }
 
   /// Something can be done without waiting for the ring.
   var hasWork: Bool { !toPump.isEmpty || !toSend.isEmpty }

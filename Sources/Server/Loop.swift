@@ -349,6 +349,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
         drainDeadline = nil
         connections.closeAll(&ring.ring)
       }
+      if connections.isOnlyHandshaking { connections.closeAll(&ring.ring) }
       guard connections.isEmpty else { return }
       state = .stopping
       volume.beginShutdown()

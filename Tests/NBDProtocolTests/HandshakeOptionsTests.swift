@@ -97,6 +97,22 @@ import Testing
     }
   }
 
+  /// Whatever the mode has become meanwhile: who is encrypted begins TLS only once.
+  @Test(arguments: [TLSMode.unavailable, .forbidden, .offered, .required])
+  func startTLSComesOnce(mode: TLSMode) {
+    var offer = Offer.example
+    offer.tls = mode
+    var handshake = Handshake()
+    var replies: [UInt8] = []
+    _ = look(&handshake, Bytes().flags().all, offer, &replies)
+    handshake.encrypted()
+    replies = []
+    _ = look(&handshake, Bytes().option(5).all, offer, &replies)
+    var reader = Reader(replies)
+    _ = (reader.u64(), reader.u32())
+    #expect(reader.u32() == 0x8000_0003)
+  }
+
   @Test func transmissionFlags() {
     var export = Offer.example.export
     #expect(export.flags(.simple, contexts: 0).rawValue == Self.usual)

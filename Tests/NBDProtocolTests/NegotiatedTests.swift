@@ -42,6 +42,26 @@ import Testing
     #expect(Handshake(words, .example, isEncrypted: false) == nil)
   }
 
+  /// What a client was told holds for it at another server as well; read-only is what it is there.
+  @Test func aClientKeepsToWhatItWasTold() throws {
+    let words = makeSession(.structured).negotiated(Offer.example.export)
+    var other = Offer.example
+    other.export.isReadOnly = true
+    other.limits.advertisedPayload = 1 << 20
+    other.limits.acceptedPayload = 2 << 20
+    let stricter = try #require(Session(words, other))
+    #expect(stricter.isReadOnly && stricter.advertisedPayload == 32 << 20)
+    #expect(stricter.acceptedPayload == 32 << 20)
+    let again = try #require(Session(stricter.negotiated(other.export), .example))
+    #expect(again.isReadOnly && again.advertisedPayload == 32 << 20)
+    #expect(again.acceptedPayload == 64 << 20)
+    for change in [\Negotiated.isReadOnly, \.advertisedPayload] as [PartialKeyPath<Negotiated>] {
+      var strange = words
+      if change == \.isReadOnly { strange.isReadOnly = nil } else { strange.advertisedPayload = 5 }
+      #expect(Session(strange, .example) == nil)
+    }
+  }
+
   @Test func whatAnExportCannotDoIsNotTaken() throws {
     let session = makeSession(.structured, contexts: ["x-thermocline:tier"])
     let words = session.negotiated(Offer.example.export)

@@ -1,5 +1,6 @@
 import Base
 import FoundationEssentials
+import Glibc
 import NBDProtocol
 import RingIO
 import Server

@@ -232,8 +232,10 @@ python3 - "$root/Tests/Wire" "$socket" <<'PYTHON'
 import sys
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
-w = Wire(sys.argv[2]).go()
+w = Wire(sys.argv[2]).go(STRUCTURED, [b"base:allocation"])
 before = w.read(0, 8192)
+assert w.call(CACHE, 0, 1 << 20) == "done" and w.call(FLUSH) == "done"
+assert len(w.status(0, 1 << 20)) == 1
 assert w.write(0, b"x" * 4096) == "EPERM"
 for command in TRIM, WRITE_ZEROES:
     assert w.call(command, 0, 4096) == "EPERM", command

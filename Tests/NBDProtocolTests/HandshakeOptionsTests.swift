@@ -113,6 +113,18 @@ import Testing
     #expect(reader.u32() == 0x8000_0003)
   }
 
+  /// A client that does not understand replies to options cannot begin TLS ("TLS support").
+  @Test(arguments: [TLSMode.offered, .required]) func noTLSWithoutFixedNewstyle(mode: TLSMode) {
+    var offer = Offer.example
+    offer.tls = mode
+    let outcome = drive(Bytes().flags(0).option(5).all, offer)
+    if mode == .required {
+      #expect(outcome.events.last == .close(.exportNameRefused))
+    } else {
+      #expect(outcome.types == [0x8000_0003])
+    }
+  }
+
   @Test func transmissionFlags() {
     var export = Offer.example.export
     #expect(export.flags(.simple, contexts: 0).rawValue == Self.usual)

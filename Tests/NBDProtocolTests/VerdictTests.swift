@@ -105,6 +105,7 @@ import Testing
     #expect(Refusal.readOnly.code == .notPermitted)
     #expect(judge(0, offer: offer) == .perform(.read))
     #expect(judge(3, length: 0, offer: offer) == .perform(.flush))
+    #expect(judge(5, offer: offer) == .perform(.cache))
   }
 
   @Test func flushHasNoRange() {

@@ -167,11 +167,13 @@ class Wire:
 
     def message(self, length=0):
         """One message of a reply: its cookie, whether it is the last one, its error, and a chunk:
-        kind, offset and data. A simple reply has `length` bytes behind it when it is no error."""
+        kind, offset and data. A simple reply has `length` bytes behind it when it is no error, or
+        as many as `length` says for its cookie."""
         magic = struct.unpack(">I", self.take(4))[0]
         if magic == SIMPLE:
             error, cookie = struct.unpack(">IQ", self.take(12))
-            return cookie, True, error, ("SIMPLE", 0, self.take(length) if error == 0 else b"")
+            size = 0 if error else length(cookie) if callable(length) else length
+            return cookie, True, error, ("SIMPLE", 0, self.take(size))
         offset = 0
         if magic == STRUCTURED:
             flags, kind, cookie, size = struct.unpack(">HHQI", self.take(16))
@@ -185,7 +187,7 @@ class Wire:
 
     def answers(self, cookies, length=0):
         """The whole answers to requests with these cookies, in whatever order they come: by
-        cookie, the error's name and the chunks."""
+        cookie, the error's name and the chunks. `length` as for `message`."""
         found = {cookie: [0, []] for cookie in cookies}
         missing = set(found)
         while missing:

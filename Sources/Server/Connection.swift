@@ -14,6 +14,10 @@ struct Connection: Linked {
     case closing
   }
 
+  /// No more requests are taken; closed when all is answered. What was asked for before a DISC is
+  /// carried out, although its client may be gone ("NBD_CMD_DISC").
+  enum Leaving: UInt8 { case no, byShutdown, byDisconnect }
+
   enum Receiving: UInt8 { case nothing, window, payload, cipher }
 
   /// plain ─ STARTTLS ─► securing ─ TLS handshake done ─► encrypted ─ handed over ─► byKernel
@@ -109,8 +113,10 @@ struct Connection: Linked {
   /// are held back: if the end is a DISC they are made, otherwise they are not (S6).
   var isHungUp = false
   var held = Chain<Piece>()
-  /// No more requests are taken; closed when all is answered (DISC, shutdown).
-  var isLeaving = false
+  var leaving = Leaving.no
+  var isLeaving: Bool { leaving != .no }
+  /// Nothing can be sent any more: replies are made, and dropped.
+  var isMute = false
   var closesAfterSend = false
   /// The end of encryption was said.
   var isParting = false

@@ -119,6 +119,7 @@ extension Connections {
   /// tell it from one that somebody cut (RFC 8446, section 6.1).
   mutating func part(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
+    if c.pointee.isMute { return close(index, .disconnected, &ring) }
     if c.pointee.wire == .encrypted, !c.pointee.isParting, let channel = c.pointee.channel {
       c.pointee.isParting = true
       channel.pointee.sayGoodbye()
@@ -144,7 +145,7 @@ extension Connections {
           close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
           continue
         }
-        c.pointee.isLeaving = true
+        if !c.pointee.isLeaving { c.pointee.leaving = .byShutdown }
         // A WRITE whose payload is not complete was never a request.
         if c.pointee.incoming >= 0 { abandonIncoming(c) }
         settleLeaving(index, &ring, now: now)

@@ -178,7 +178,7 @@ extension Connections {
       guard hasShareOfMemory(c.pointee.memory, memory) else { return false }
       c.pointee.start += consumed
       if verdict == .disconnect {
-        c.pointee.isLeaving = true
+        c.pointee.leaving = .byDisconnect
         submitHeld(c)
         settleLeaving(index, &ring, now: now)
         return false

@@ -270,6 +270,7 @@ extension Connections {
   ) {
     let c = connections + Int(index)
     invariant(!c.pointee.isSending, "S3: one send at a time")
+    if c.pointee.isMute { return dropReplies(index) }
     if c.pointee.wire == .encrypted {
       c.pointee.source = TLSSource(vectors: c.pointee.vectors, count: vectors)
       return sendEncrypted(index, &ring, now: now)
@@ -322,6 +323,7 @@ extension Connections {
     releaseSent(c)
     guard c.pointee.phase != .closing else { return settleClosing(index, &ring) }
     guard result == c.pointee.sendBytes else {
+      if c.pointee.leaving == .byDisconnect && !c.pointee.isParting { return dropReplies(index) }
       return close(index, c.pointee.isParting ? .disconnected : .broken, &ring)
     }
     if c.pointee.closesAfterSend { return part(index, &ring, now: now) }
@@ -333,6 +335,14 @@ extension Connections {
     } else {
       toSend.insert(index)
     }
+  }
+
+  /// What was to be sent is dropped, now and from now on; the connection goes on to its end.
+  mutating func dropReplies(_ index: Int32) {
+    let c = connections + Int(index)
+    c.pointee.isMute = true
+    releaseSent(c)
+    toSend.insert(index)
   }
 
   mutating func releaseSent(_ c: UnsafeMutablePointer<Connection>) {

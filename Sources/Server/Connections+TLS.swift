@@ -83,8 +83,9 @@ extension Connections {
   mutating func sendEncrypted(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     guard let channel = c.pointee.channel, channel.pointee.encrypt(&c.pointee.source) else {
-      // Nothing can be sent any more. The hang-up that this makes closes the connection.
+      // The hang-up that this makes closes the connection, unless it had said DISC.
       Glibc.shutdown(c.pointee.descriptor, Int32(SHUT_RDWR))
+      if c.pointee.leaving == .byDisconnect { dropReplies(index) }
       return
     }
     sendOutgoing(index, &ring, now: now)

@@ -249,7 +249,8 @@ package struct Connections: ~Copyable {
     c.pointee.deadline = now + limits.handshakeTime
     c.pointee.start = 0
     c.pointee.end = 0
-    c.pointee.isLeaving = false
+    c.pointee.leaving = .no
+    c.pointee.isMute = false
     c.pointee.closesAfterSend = false
     c.pointee.isParting = false
     c.pointee.isHungUp = false
@@ -289,11 +290,10 @@ package struct Connections: ~Copyable {
     c.pointee.isPolling = false
     if c.pointee.phase == .closing { return settleClosing(index, &ring) }
     if isResting && wasCancelled { return }
+    if c.pointee.leaving == .byDisconnect { return }
     if offer.isShuttingDown {
       return close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
     }
-    // Who said DISC may hang up, and what was begun is finished ("NBD_CMD_DISC").
-    if c.pointee.isLeaving { return }
     c.pointee.isHungUp = true
     toPump.insert(index)
   }

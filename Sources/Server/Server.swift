@@ -48,6 +48,7 @@ import VolumeEngine
 ///   waits for memory, so the queue for memory always moves.
 /// - S6: what a client asked to change and the engine had not seen when the client hung up is
 ///   changed only if a DISC ends what came: who may have asked again elsewhere has not said it.
+///   What came before a DISC is done, whether or not its client is there to be answered.
 /// - S7: who finds no piece or memory waits; who holds one gives it back once.
 /// - S8: what waits, waits in a queue; nothing spins.
 /// - S10: a connection that is handed over is at rest: all that was begun is answered and sent,

@@ -147,6 +147,33 @@ import Testing
     #expect(server.control.submitted == (saysDisconnect ? 4 : 0))
   }
 
+  /// Who has said DISC may be gone when the first reply is sent: what it asked for is done.
+  @Test(arguments: [ReplyStyle.simple, .extended])
+  func disconnectThenGoneAtOnce(style: ReplyStyle) throws {
+    let server = try TestServer()
+    let client = try Client(server, style)
+    #expect(client.read(0, 512).error == 0)
+    server.control.refusesRequests = true
+    server.control.standsStill = true
+    usleep(20_000)
+    var packet = Packet()
+    for i in 0..<20 {
+      packet = packet.raw(client.request(1, offset: UInt64(i) << 16, length: 4).packet.bytes)
+        .raw([1, 2, 3, 4])
+      // Answered at once, and refused: no read may be past the end.
+      packet = packet.raw(client.request(0, offset: 1 << 60, length: 4).packet.bytes)
+    }
+    packet = packet.raw(client.request(0, offset: 4096, length: 3 << 20).packet.bytes)
+    client.send(packet.raw(client.request(2).packet.bytes))
+    client.close()
+    server.control.standsStill = false
+    usleep(50_000)
+    #expect(server.control.writes == 0)
+    server.control.refusesRequests = false
+    server.expectIdle()
+    #expect(server.control.writes == 20)
+  }
+
   /// A hang-up is seen together with what came before it: that is done only if a DISC ends it.
   @Test(arguments: [false, true], [1, 4, 6] as [UInt16])
   func whatComesWithAHangUp(saysDisconnect: Bool, command: UInt16) throws {
@@ -236,6 +263,23 @@ import Testing
     #expect(busy.isAtEnd && ready.isAtEnd)
     server.join()
     #expect(server.mailbox.snapshot.isShuttingDown)
+  }
+
+  @Test func shutdownDoesWhatADisconnectEnds() throws {
+    let server = try TestServer()
+    server.control.refusesRequests = true
+    let client = try Client(server)
+    client.send(client.request(1, length: 3).packet.raw([7, 8, 9]))
+    client.send(client.request(2).packet)
+    server.expect("it is waiting") { $0.clients.requests == 1 }
+    let other = try Client(server)
+    server.mailbox.requestShutdown()
+    #expect(other.isAtEnd)
+    client.close()
+    usleep(50_000)
+    server.control.refusesRequests = false
+    server.join()
+    #expect(server.control.writes == 1)
   }
 
   @Test func shutdownDoesNotWaitForEver() throws {

@@ -11,7 +11,7 @@ final class Client {
   fileprivate var partial: [UInt64: Reply] = [:]
 
   /// Connects and takes the greeting; with a style, goes on to transmission.
-  init(_ server: TestServer, _ style: ReplyStyle? = .simple, contexts: Bool = false) throws {
+  init(_ server: TestServer, _ style: ReplyStyle? = .simple, contexts: [String] = []) throws {
     descriptor = try Socket.connect(to: server.address)
     var time = timeval(tv_sec: 10, tv_usec: 0)
     setsockopt(
@@ -23,8 +23,10 @@ final class Client {
     send(Packet().u32(3))
     if style == .structured { option(8) }
     if style == .extended { option(11) }
-    if contexts {
-      option(10, Packet().u32(0).u32(1).u32(15).raw(Array("base:allocation".utf8)))
+    if !contexts.isEmpty {
+      var data = Packet().u32(0).u32(UInt32(contexts.count))
+      for name in contexts { data = data.u32(UInt32(name.utf8.count)).raw(Array(name.utf8)) }
+      option(10, data)
     }
     option(7, Packet().u32(0).u16(0))
     self.style = style
@@ -174,6 +176,8 @@ struct Reply {
   var data: [UInt8] = []
   var dataChunks = 0
   var holeBytes = 0
+  /// Of a status: each chunk's context, and what is in all chunks.
+  var contexts: [UInt32] = []
   var descriptors: [[UInt64]] = []
   /// The connection ended in its midst.
   var isCut = false
@@ -244,7 +248,7 @@ extension Client {
       reply.data.replaceSubrange(at..<at + count, with: [UInt8](repeating: 0, count: count))
       reply.holeBytes += count
     case 5, 6:
-      #expect(body.u32() == 1)
+      reply.contexts.append(body.u32())
       if type == 6 { #expect(Int(body.u32()) == (length - 8) / 16) }
       while !body.rest.isEmpty {
         reply.descriptors.append(

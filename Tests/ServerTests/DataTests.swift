@@ -115,7 +115,7 @@ private let styles: [ReplyStyle] = [.simple, .structured, .extended]
 
   @Test(arguments: [ReplyStyle.structured, .extended]) func blockStatus(style: ReplyStyle) throws {
     let server = try TestServer()
-    let client = try Client(server, style, contexts: true)
+    let client = try Client(server, style, contexts: ["base:allocation"])
     _ = client.write(8192, pattern(4096, 1))
     func ask(_ length: UInt64, flags: UInt16 = 0) -> Reply {
       client.call(7, flags: flags, offset: 0, length: length)
@@ -128,6 +128,26 @@ private let styles: [ReplyStyle] = [.simple, .structured, .extended]
     #expect(other.call(7, offset: 0, length: 4096).error == 22)
     client.close()
     other.close()
+    server.expectIdle()
+  }
+
+  /// One context's failure ends the reply, behind the chunks of those before it.
+  @Test(arguments: [ReplyStyle.structured, .extended])
+  func aContextThatFails(style: ReplyStyle) throws {
+    let server = try TestServer()
+    let client = try Client(
+      server, style,
+      contexts: ["base:allocation", "qemu:allocation-depth", "x-thermocline:tier"])
+    let good = client.call(7, offset: 0, length: 8192)
+    #expect(good.error == 0 && good.contexts == [1, 2, 3])
+    server.control.failsTiers = true
+    for _ in 0..<300 {
+      let reply = client.call(7, offset: 4096, length: 8192)
+      #expect(reply.error == 5 && reply.contexts == [1, 2] && !reply.isCut)
+    }
+    server.control.failsTiers = false
+    #expect(client.call(7, offset: 0, length: 8192).contexts == [1, 2, 3])
+    client.close()
     server.expectIdle()
   }
 

@@ -151,7 +151,7 @@ private final class FirstTier: PlacementPolicy {
     for life in 0..<3 {
       let server = try TestServer(body: pool.serve)
       let clients = [
-        try Client(server, .simple), try Client(server, .structured, contexts: true),
+        try Client(server, .simple), try Client(server, .structured, contexts: ["base:allocation"]),
         try Client(server, .extended),
       ]
       for i in 0..<150 {

@@ -8,7 +8,7 @@ import VolumeEngine
 
 /// How a test steers its volume, and what it sees of it, from another thread.
 final class VolumeControl: Sendable {
-  private let words = (0..<9).map { _ in Word() }
+  private let words = (0..<10).map { _ in Word() }
   private final class Word: Sendable {
     let value = Atomic<UInt64>(0)
   }
@@ -55,6 +55,11 @@ final class VolumeControl: Sendable {
   var allocations: UInt64 {
     get { self[7] }
     set { self[7] = newValue }
+  }
+  /// A status of tiers fails.
+  var failsTiers: Bool {
+    get { self[9] == 1 }
+    set { self[9] = newValue ? 1 : 0 }
   }
   /// The loop's thread stands still.
   var standsStill: Bool {
@@ -109,6 +114,9 @@ struct MemoryVolume: ServedVolume, ~Copyable {
     {
       reply.result = .ioError
       reply.errorOffset = failing
+    } else if request.kind == .blockStatus, request.view == .tier, control.failsTiers {
+      reply.result = .ioError
+      reply.errorOffset = request.offset
     } else {
       perform(request, &reply)
     }

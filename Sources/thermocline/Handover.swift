@@ -38,6 +38,8 @@ struct HandoverChannel {
     /// `end`: names of unix sockets go with a stop; what systemd told the process it started.
     var removesPaths: Bool?
     var manager: [String: String]?
+
+    var carriesDescriptor: Bool { kind == .listener || kind == .connection }
   }
 
   private let channel: DescriptorChannel
@@ -52,14 +54,15 @@ struct HandoverChannel {
     try channel.send(Array(JSONEncoder().encode(message)), descriptor)
   }
 
+  /// The next message; nil at the end. A descriptor that came with one that has none is closed.
   private func receive() throws -> (message: Message, descriptor: Int32?)? {
     guard let (bytes, descriptor) = try channel.receive() else { return nil }
-    do {
-      return (try JSONDecoder().decode(Message.self, from: Data(bytes)), descriptor)
-    } catch {
-      if let descriptor { Glibc.close(descriptor) }
-      throw error
+    let decoded = Result { try JSONDecoder().decode(Message.self, from: Data(bytes)) }
+    if let descriptor, (try? decoded.get())?.carriesDescriptor != true {
+      Glibc.close(descriptor)
+      return (try decoded.get(), nil)
     }
+    return (try decoded.get(), descriptor)
   }
 
   // MARK: The running server
@@ -103,8 +106,8 @@ struct HandoverChannel {
     var waited = 0
     while true {
       if channel.hasMessage() {
-        guard let message = try? receive() else { return }
-        if let descriptor = message.descriptor { Glibc.close(descriptor) }
+        guard let (_, descriptor) = try? receive() else { return }
+        if let descriptor { Glibc.close(descriptor) }
       }
       isAlive()
       waited += 1

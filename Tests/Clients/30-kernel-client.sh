@@ -131,10 +131,7 @@ if ours; then
     sleep 0.2
   done
   sed -i '/^\[volume\]/,/^\[/s/^size = .*/size = "2GiB"/' "$config"
-  old=$server
-  "$THERMOCLINE" serve --config "$config" --takeover >>"$work/server.log" 2>&1 &
-  server=$!
-  wait "$old" || fail "the replaced server's status is $?"
+  takeover
 fi
 wait "$machine" || true
 guest_said_ok

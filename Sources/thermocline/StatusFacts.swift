@@ -53,6 +53,8 @@ struct StatusFacts: Sendable {
     var memory = StatusReport.Memory()
     memory.budgetBytes = budget
     memory.residentBytes = ProcessMemory.residentBytes()
+    memory.clientBytes = snapshot.clients.bufferBytes
+    memory.clientUsedBytes = snapshot.clients.bufferBytes - snapshot.clients.bufferBytesFree
     return StatusReport(
       server: server, volume: volume, tiers: tierReports(snapshot), log: log, io: io(snapshot),
       rebalance: rebalance, memory: memory)

@@ -63,7 +63,8 @@ enum StatusPage {
       "rebalance  \(size(moves.promotedBytes)) promoted, \(size(moves.demotedBytes)) demoted, "
         + "\(size(moves.pendingBytes)) to do",
       "memory     \(size(report.memory.residentBytes)) resident, "
-        + "budget \(size(report.memory.budgetBytes))",
+        + "budget \(size(report.memory.budgetBytes)); clients hold "
+        + "\(size(report.memory.clientUsedBytes)) of \(size(report.memory.clientBytes))",
     ]
   }
 

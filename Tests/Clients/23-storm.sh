@@ -73,6 +73,7 @@ say "$handovers handovers"
 
 # What is silent is cut off; then nothing is left.
 soon "no connection is left" '.server.connections == 0'
+soon "clients hold no memory" '.memory.client_used_bytes == 0 and .memory.client_bytes > 0'
 for _ in $(seq 50); do
   [ "$(held)" -gt "$before" ] || break
   sleep 0.1

@@ -78,7 +78,11 @@ package final class ControlServer: Sendable {
       if ready < 0 { continue }
       if files.1.revents != 0 { return }
       let peer = accept(listener, nil, nil)
-      guard peer >= 0 else { continue }
+      guard peer >= 0 else {
+        // Out of descriptors, as a rule: who waits goes on waiting.
+        usleep(50_000)
+        continue
+      }
       _ = fcntl(peer, F_SETFD, FD_CLOEXEC)
       if !exchange(with: peer) { close(peer) }
     }

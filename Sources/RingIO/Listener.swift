@@ -3,9 +3,6 @@ import Glibc
 
 /// A socket that accepts connections. Its descriptor is closed by `close`, not by itself, so that
 /// it can be installed in a ring or handed to a successor.
-///
-/// Connections inherit what was set here: TCP without delay (Nagle would hold back small replies),
-/// and keep-alive, which finds a silent peer dead after about a minute.
 package struct Listener: Sendable {
   package let descriptor: Int32
   /// What it listens on, with the real port when 0 was asked for.

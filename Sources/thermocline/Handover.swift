@@ -1,4 +1,5 @@
 import Administration
+import Base
 import FoundationEssentials
 import Glibc
 import Logging
@@ -26,8 +27,8 @@ import Server
 struct HandoverChannel {
   /// Seconds that the successor waits for a word, and that a message may take.
   static let patience = 120
-  /// Seconds in which a successor that was told to stop must be gone.
-  private static let lastWait = 10
+  /// In this time a successor that was told to stop must be gone.
+  private static let lastWait = Milliseconds(10_000)
 
   private struct Message: Codable {
     enum Kind: String, Codable { case listener, connection, end, ready, go, stop }
@@ -38,8 +39,6 @@ struct HandoverChannel {
     /// `end`: names of unix sockets go with a stop; what systemd told the process it started.
     var removesPaths: Bool?
     var manager: [String: String]?
-
-    var carriesDescriptor: Bool { kind == .listener || kind == .connection }
   }
 
   private let channel: DescriptorChannel
@@ -54,15 +53,27 @@ struct HandoverChannel {
     try channel.send(Array(JSONEncoder().encode(message)), descriptor)
   }
 
-  /// The next message; nil at the end. A descriptor that came with one that has none is closed.
+  /// The next message; nil at the end.
   private func receive() throws -> (message: Message, descriptor: Int32?)? {
     guard let (bytes, descriptor) = try channel.receive() else { return nil }
-    let decoded = Result { try JSONDecoder().decode(Message.self, from: Data(bytes)) }
-    if let descriptor, (try? decoded.get())?.carriesDescriptor != true {
-      Glibc.close(descriptor)
-      return (try decoded.get(), nil)
+    let message = try? JSONDecoder().decode(Message.self, from: Data(bytes))
+    guard let message else {
+      if let descriptor { Glibc.close(descriptor) }
+      throw Refusal(
+        """
+        What the other end of the handover says is not understood: \
+        \(String(decoding: bytes.prefix(100), as: UTF8.self).debugDescription). Is it a Thermocline \
+        of another kind? Stop the running server and start this one.
+        """)
     }
-    return (try decoded.get(), descriptor)
+    return (message, descriptor)
+  }
+
+  /// The next message, which comes without a descriptor: one is closed.
+  private func receiveWord() throws -> Message? {
+    guard let (message, descriptor) = try receive() else { return nil }
+    if let descriptor { Glibc.close(descriptor) }
+    return message
   }
 
   // MARK: The running server
@@ -87,7 +98,7 @@ struct HandoverChannel {
         isAlive()
         waited += 1
       }
-      if channel.hasMessage(seconds: 0), let answer = try receive(), answer.message.kind == .ready {
+      if channel.hasMessage(seconds: 0), let answer = try receiveWord(), answer.kind == .ready {
         try send(Message(kind: .go))
         return true
       }
@@ -103,19 +114,27 @@ struct HandoverChannel {
 
   /// Until the other end is gone: until then it may own the devices.
   private func awaitEnd(_ logger: Logger, _ isAlive: () -> Void) {
-    var waited = 0
+    var killAt: Instant? = MonotonicClock.now() + Self.lastWait
     while true {
-      if channel.hasMessage() {
-        guard let (_, descriptor) = try? receive() else { return }
-        if let descriptor { Glibc.close(descriptor) }
-      }
+      if channel.hasMessage(), isEnd() { return }
       isAlive()
-      waited += 1
       let process = peerProcess
-      if waited == Self.lastWait, process > 0, process != getpid() {
+      if let time = killAt, time < MonotonicClock.now(), process > 0, process != getpid() {
+        killAt = nil
         logger.warning("the successor, process \(process), does not end: it is killed")
         kill(process, SIGKILL)
       }
+    }
+  }
+
+  /// What is said now does not count; words that are not understood are no end.
+  private func isEnd() -> Bool {
+    do {
+      return try receiveWord() == nil
+    } catch let error as SystemError {
+      return error.code == ECONNRESET
+    } catch {
+      return false
     }
   }
 
@@ -147,7 +166,7 @@ struct HandoverChannel {
   func confirm() throws {
     do {
       try send(Message(kind: .ready))
-      guard let (message, _) = try receive() else { return }
+      guard let message = try receiveWord() else { return }
       if message.kind == .go { return }
       throw Refusal("The running server goes on: \(message.reason ?? "no reason was given").")
     } catch let error as SystemError where error.code == EPIPE || error.code == ECONNRESET {

@@ -106,7 +106,7 @@ package struct StatusReport: Codable, Equatable, Sendable {
     package var budgetBytes: UInt64 = 0
     /// Resident pages of the process, those shared with the staging ring included.
     package var residentBytes: UInt64 = 0
-    /// Of the budget, what there is for the data of clients' requests, and how much of it they hold.
+    /// Of the budget, what there is for the data of clients' requests; and what they hold of it.
     package var clientBytes: UInt64 = 0
     package var clientUsedBytes: UInt64 = 0
     package init() {}

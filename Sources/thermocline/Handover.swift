@@ -62,8 +62,8 @@ struct HandoverChannel {
       throw Refusal(
         """
         What the other end of the handover says is not understood: \
-        \(String(decoding: bytes.prefix(100), as: UTF8.self).debugDescription). Is it a Thermocline \
-        of another kind? Stop the running server and start this one.
+        \(String(decoding: bytes.prefix(100), as: UTF8.self).debugDescription). Is it a \
+        Thermocline of another kind? Stop the running server and start this one.
         """)
     }
     return (message, descriptor)

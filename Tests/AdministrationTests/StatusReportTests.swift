@@ -19,7 +19,8 @@ import Testing
     "rotational", "read_errors", "write_errors", "checksum_errors", "read_ops", "write_ops",
     "flush_ops", "read_bytes", "write_bytes", "log_bytes", "zero_bytes", "tier_bytes",
     "promoted_bytes", "demoted_bytes", "pending_bytes", "budget_bytes", "resident_bytes",
-    "client_bytes", "client_used_bytes", "volume", "tiers", "log", "io", "served", "rebalance", "memory", "devices",
+    "client_bytes", "client_used_bytes", "volume", "tiers", "log", "io", "served", "rebalance",
+    "memory", "devices",
   ])
   func has(key: String) throws {
     let text = String(decoding: try Self.report.encoded(), as: UTF8.self)

@@ -51,9 +51,10 @@ package final class ControlServer: Sendable {
   }
 
   /// Begins to answer. Signals stay with the threads that were there before.
-  package func start() {
-    let thread = Thread.start { self.serve() }
-    precondition(thread != nil, "a thread can be made at start")
+  package func start() throws(ControlError) {
+    guard let thread = Thread.start({ self.serve() }) else {
+      throw ControlError(.failed, "no thread could be made for the control socket")
+    }
     self.thread.withLock { $0 = thread }
   }
 

@@ -11,12 +11,17 @@ package struct DescriptorChannel: Sendable {
   /// One header and one descriptor, as `struct cmsghdr` has them on 64-bit Linux.
   private static var controlSize: Int { 24 }
 
-  /// Uses a connected socket, which stays the caller's to close.
+  /// Seconds that a message may take to be sent: what is sent is little.
+  private static var sendPatience: Int { 10 }
+
+  /// Uses a connected socket, which stays the caller's to close. A message is waited for so many
+  /// seconds.
   package init(_ socket: Int32, seconds: Int) {
     self.socket = socket
     var limit = timeval(tv_sec: seconds, tv_usec: 0)
     let size = socklen_t(MemoryLayout<timeval>.size)
     setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, size)
+    limit.tv_sec = min(seconds, Self.sendPatience)
     setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, size)
   }
 

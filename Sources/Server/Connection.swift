@@ -105,6 +105,8 @@ struct Connection: Linked {
   var transactions = 0
   var bytes = 0
   var memory = 0
+  /// Of that memory, what whole replies hold that are being sent.
+  var memorySending = 0
   var isPolling = false
   /// On its way to another server, and waiting for its peer: for so long.
   var mustRestBy: Instant?

@@ -6,12 +6,12 @@ import TLS
 
 /// Ends: of transactions, of connections.
 extension Connections {
-  /// Takes a transaction out of its connection's counts.
-  mutating func discharge(_ t: Int32, _ c: UnsafeMutablePointer<Connection>) {
+  /// Takes a transaction out of its connection's counts. What its reply holds counts until the send
+  /// ends (`releaseSent`).
+  func discharge(_ t: Int32, _ c: UnsafeMutablePointer<Connection>) {
     c.pointee.transactions -= 1
     c.pointee.bytes -= transactions[Int(t)].bytes
-    c.pointee.memory -= transactions[Int(t)].memory
-    promisedMemory -= transactions[Int(t)].memory
+    c.pointee.memorySending += transactions[Int(t)].memory
   }
 
   /// A transaction whose reply is complete. Pieces of it that are being sent know it no more.
@@ -48,7 +48,7 @@ extension Connections {
     // Whatever is in flight on the socket completes.
     Glibc.shutdown(c.pointee.descriptor, Int32(SHUT_RDWR))
     for t in 0..<Int32(transactionCapacity) where transactions[Int(t)].connection == index {
-      drop(t)
+      drop(t, c)
     }
     submitHeld(c)
     // What was gathered for a send that will not be.
@@ -60,6 +60,7 @@ extension Connections {
     c.pointee.bytes = 0
     promisedMemory -= c.pointee.memory
     c.pointee.memory = 0
+    c.pointee.memorySending = 0
     toPump.remove(index)
     toSend.remove(index)
     starved.remove(index)
@@ -67,13 +68,20 @@ extension Connections {
   }
 
   /// What is queued is dropped when its turn comes, what is in the engine when it answers.
-  private mutating func drop(_ t: Int32) {
+  private mutating func drop(_ t: Int32, _ c: UnsafeMutablePointer<Connection>) {
     let transaction = transactions + Int(t)
     transaction.pointee.connection = -1
     var kept = Chain<Piece>()
     while transaction.pointee.order.head >= 0 {
       let p = transaction.pointee.order.pop(pieces)
       switch pieces[Int(p)].state {
+      case .done where pieces[Int(p)].cursor > 0 && c.pointee.isSending:
+        // A part of it is in the send.
+        transaction.pointee.pieces -= 1
+        pieces[Int(p)].state = .sent
+        pieces[Int(p)].isReused = false
+        pieces[Int(p)].transaction = -1
+        c.pointee.sent.push(p, pieces)
       case .done, .failed:
         transaction.pointee.pieces -= 1
         release(p)
@@ -138,8 +146,9 @@ extension Connections {
     for index in 0..<Int32(connectionCapacity) {
       let c = connections + Int(index)
       switch c.pointee.phase {
+      case .free, .closing: continue
       // Whose handshake is not over is told SHUTDOWN, while others are waited for.
-      case .free, .closing, .handshake: continue
+      case .handshake: if c.pointee.receiving == .nothing { toPump.insert(index) }
       case .transmission:
         guard !c.pointee.isHungUp || c.pointee.isLeaving else {
           close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
@@ -157,7 +166,7 @@ extension Connections {
     let t = c.pointee.incoming
     c.pointee.incoming = -1
     discharge(t, c)
-    drop(t)
+    drop(t, c)
   }
 
   /// Closes what is left, whatever is under way.

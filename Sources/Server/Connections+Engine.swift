@@ -73,10 +73,10 @@ extension Connections {
     freePieces.isEmpty ? nil : buffers.allocate(bytes)
   }
 
-  /// Bytes of the largest piece that is begun now. Scarce memory is given out in small parts: then
-  /// a hundred clients that take nothing cannot hold all of it.
+  /// Bytes of the largest piece that is begun now. What is kept back is given out in the least
+  /// pieces: then a hundred clients that take nothing cannot hold all memory.
   var largestPiece: Int {
-    let share = max(64 << 10, buffers.freeBytes / 16)
+    let share = max(Self.leastPiece, (buffers.freeBytes - keptMemory) / 4)
     let most = min(share, VolumeRequest.maxTransfer)
     return Self.powerOfTwo(in: most)
   }
@@ -133,7 +133,7 @@ extension Connections {
     // A second buffer lets one piece be read while the other is sent, when memory is plentiful.
     let transaction = transactions + Int(t)
     if transaction.pointee.nextOffset < transaction.pointee.end,
-      buffers.freeBytes > buffers.capacity / 4
+      buffers.freeBytes - keptMemory > buffers.capacity / 8
     {
       _ = extendRead(t)
     }
@@ -167,28 +167,38 @@ extension Connections {
   /// A sent piece's memory takes the transaction's next piece.
   mutating func reuse(_ p: Int32) {
     let piece = pieces + Int(p)
-    let transaction = transactions + Int(piece.pointee.transaction)
+    let t = piece.pointee.transaction
+    let transaction = transactions + Int(t)
+    piece.pointee.isReused = false
+    piece.pointee.generation &+= 1
+    guard transaction.pointee.command == .read else {
+      takeNextContext(t)
+      return submit(p)
+    }
     let offset = transaction.pointee.nextOffset
     let length = Piece.length(
       at: offset, of: transaction.pointee.end - offset, in: piece.pointee.memoryBytes)
     piece.pointee.offset = offset
     piece.pointee.length = length
     piece.pointee.cursor = 0
-    piece.pointee.isReused = false
-    piece.pointee.generation &+= 1
     transaction.pointee.nextOffset += UInt64(length)
     transaction.pointee.order.push(p, pieces)
     submit(p)
   }
 
-  /// Asks for the next context's chunk: each is a request of its own to the engine.
-  mutating func beginNextContext(_ t: Int32) {
+  /// Asks for the first context's chunk: each is a request of its own to the engine, and they take
+  /// turns in the same memory.
+  mutating func beginStatus(_ t: Int32) {
+    takeNextContext(t)
+    guard waiting.isEmpty, tryStatus(t) else { return wait(t) }
+  }
+
+  private func takeNextContext(_ t: Int32) {
     let transaction = transactions + Int(t)
     let c = connections + Int(transaction.pointee.connection)
     let position = transaction.pointee.contextsLeft.trailingZeroBitCount
     transaction.pointee.contextsLeft &= ~(1 << UInt16(position))
     transaction.pointee.context = c.pointee.session.contextIDs[position]
-    guard waiting.isEmpty, tryStatus(t) else { return wait(t) }
   }
 
   /// Memory for the descriptors of a range.
@@ -219,7 +229,10 @@ extension Connections {
       let t = pieces[Int(p)].transaction
       if transactions[Int(t)].connection >= 0 {
         if isHeldBack(t) {
-          connections[Int(transactions[Int(t)].connection)].held.push(p, pieces)
+          let index = transactions[Int(t)].connection
+          transactions[Int(t)].isHeld = true
+          connections[Int(index)].held.push(p, pieces)
+          toPump.insert(index)
           continue
         }
         pieces[Int(p)].state = .submitted

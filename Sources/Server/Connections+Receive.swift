@@ -23,8 +23,8 @@ extension Connections {
       counters.timeouts += 1
       return close(index, .stalledPayload, &ring)
     }
-    if result == Self.cancelled && (isResting || c.pointee.isLeaving) {
-      if c.pointee.wire == .encrypted || c.pointee.isHungUp { toPump.insert(index) }
+    if result == Self.cancelled {
+      toPump.insert(index)
       return
     }
     guard result > 0 else {
@@ -53,7 +53,7 @@ extension Connections {
   }
 
   /// Consumes what is there until more bytes, room or memory are needed. Who has hung up, and has
-  /// not said DISC, waits for neither room nor memory: it is closed.
+  /// not said DISC, waits for these only while something of it goes on: else it is closed.
   private mutating func pump(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     var goesOn = true
@@ -77,10 +77,19 @@ extension Connections {
       }
     }
     if c.pointee.isHungUp, c.pointee.phase == .transmission, !c.pointee.isLeaving,
-      c.pointee.receiving == .nothing
+      c.pointee.receiving == .nothing, !goesOnWithout(index)
     {
       close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
     }
+  }
+
+  /// Whether something of a connection that has hung up makes room when it ends: not what waits for
+  /// a DISC, nor the WRITE that waits for memory.
+  private func goesOnWithout(_ index: Int32) -> Bool {
+    for t in 0..<Int32(transactionCapacity) where transactions[Int(t)].connection == index {
+      if t != connections[Int(index)].incoming && !transactions[Int(t)].isHeld { return true }
+    }
+    return false
   }
 
   /// Receives into the window, behind what is not consumed. True when bytes are there at once.
@@ -157,13 +166,12 @@ extension Connections {
     _ index: Int32, _ ring: inout Ring, now: Instant
   ) -> Bool {
     let c = connections + Int(index)
-    guard !c.pointee.isLeaving, c.pointee.transactions < limits.requestsInFlight,
-      hasShareOfTransactions(c.pointee.transactions)
-    else { return false }
-    guard !freeTransactions.isEmpty else {
-      starved.insert(index)
-      return false
-    }
+    guard !c.pointee.isLeaving else { return false }
+    let isFull =
+      c.pointee.transactions >= limits.requestsInFlight
+      || !hasShareOfTransactions(c.pointee.transactions)
+    // Of who has hung up, what comes may be a DISC, which needs no room.
+    if isFull && !c.pointee.isHungUp { return false }
     switch c.pointee.session.parse(c.pointee.pending) {
     case .needMore: return receive(index, &ring)
     case .close(let failure):
@@ -171,18 +179,24 @@ extension Connections {
       return false
     case .request(let request, let consumed):
       let verdict = c.pointee.session.validate(request)
+      if verdict == .disconnect {
+        c.pointee.start += consumed
+        c.pointee.leaving = .byDisconnect
+        submitHeld(c)
+        settleLeaving(index, &ring, now: now)
+        return false
+      }
+      if isFull { return false }
+      guard !freeTransactions.isEmpty else {
+        starved.insert(index)
+        return false
+      }
       let bytes = carried(request, verdict)
       // Looked at again when something was answered; the socket is not read meanwhile.
       if c.pointee.bytes > 0 && c.pointee.bytes + bytes > limits.bytesInFlight { return false }
       let memory = memoryHeld(request, verdict, bytes)
       guard hasShareOfMemory(c.pointee.memory, memory) else { return false }
       c.pointee.start += consumed
-      if verdict == .disconnect {
-        c.pointee.leaving = .byDisconnect
-        submitHeld(c)
-        settleLeaving(index, &ring, now: now)
-        return false
-      }
       admit(index, request, verdict, bytes, memory)
       return true
     }
@@ -199,10 +213,11 @@ extension Connections {
   // MARK: Shares
 
   // Clients that are slow to take replies, or to send what they began, hold memory and transactions
-  // for as long as they like. So nobody may hold more than is left, but for one request: what is
-  // left is never nothing, whoever holds how much. (Dynamic thresholds: Choudhury and Hahne,
-  // Dynamic Queue Length Thresholds for Shared-Memory Packet Switches, 1998.) Who must wait has
-  // requests under way, and is looked at again when one of them ends.
+  // for as long as they like. So nobody may hold more than so many times of what is left, but for
+  // one request: what is left is never nothing, whoever holds how much. (Dynamic thresholds:
+  // Choudhury and Hahne, Dynamic Queue Length Thresholds for Shared-Memory Packet Switches, 1998.)
+  // The one request is served from what is kept back for each connection. Who must wait has
+  // requests under way, or replies, and is looked at again when one of them ends.
 
   private func hasShareOfTransactions(_ held: Int) -> Bool {
     // One for each connection is kept back, unless there are enough for all.
@@ -212,7 +227,8 @@ extension Connections {
   }
 
   private func hasShareOfMemory(_ held: Int, _ more: Int) -> Bool {
-    more == 0 || held == 0 || held + more <= buffers.capacity - promisedMemory
+    let left = buffers.capacity - keptMemory - promisedMemory
+    return more == 0 || held == 0 || more <= left && held + more <= 4 * left
   }
 
   /// Memory that a request holds at most for as long as its client likes: a long READ has two
@@ -220,7 +236,9 @@ extension Connections {
   private func memoryHeld(_ request: Request, _ verdict: Verdict, _ bytes: Int) -> Int {
     switch verdict {
     case .perform(.read):
-      min(BuddyPool.roundedSize(bytes + Size.block), 2 * VolumeRequest.maxTransfer)
+      min(
+        BuddyPool.roundedSize(Piece.blocks(request.offset, bytes) * Size.block),
+        2 * VolumeRequest.maxTransfer)
     case .perform(.write): min(BuddyPool.roundedSize(bytes), VolumeRequest.maxTransfer)
     case .perform(.blockStatus):
       BuddyPool.roundedSize(statusBytes(request.flags, request.length))
@@ -267,7 +285,7 @@ extension Connections {
     case .blockStatus:
       let c = connections + Int(transactions[Int(t)].connection)
       transactions[Int(t)].contextsLeft = request.contexts & c.pointee.session.selectionMask
-      beginNextContext(t)
+      beginStatus(t)
     case .flush, .trim, .cache, .writeZeroes: beginPlain(t)
     }
   }

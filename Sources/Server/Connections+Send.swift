@@ -101,7 +101,6 @@ extension Connections {
       case .paused:
         // A simple reply that has begun keeps the stream to itself.
         if transactions[Int(t)].isHeaderSent { c.pointee.exclusive = t }
-        if transactions[Int(t)].contextsLeft != 0 { beginNextContext(t) }
       case .full: break
       }
     }
@@ -245,9 +244,7 @@ extension Connections {
     from transaction: UnsafeMutablePointer<Transaction>
   ) {
     pieces[Int(p)].state = .sent
-    let planned =
-      transaction.pointee.command == .read && transaction.pointee.failure == nil
-      && transaction.pointee.nextOffset < transaction.pointee.end
+    let planned = transaction.pointee.failure == nil && transaction.pointee.hasMore
     pieces[Int(p)].isReused = planned
     if !planned {
       transaction.pointee.pieces -= 1
@@ -346,6 +343,9 @@ extension Connections {
   }
 
   mutating func releaseSent(_ c: UnsafeMutablePointer<Connection>) {
+    c.pointee.memory -= c.pointee.memorySending
+    promisedMemory -= c.pointee.memorySending
+    c.pointee.memorySending = 0
     while true {
       let p = c.pointee.sent.pop(pieces)
       guard p >= 0 else { return }
@@ -354,7 +354,7 @@ extension Connections {
         let transaction = transactions + Int(t)
         let goesOn =
           transaction.pointee.connection >= 0 && transaction.pointee.failure == nil
-          && transaction.pointee.nextOffset < transaction.pointee.end
+          && transaction.pointee.hasMore
         if goesOn {
           reuse(p)
           continue

@@ -29,6 +29,8 @@ package struct Connections: ~Copyable {
   private static var mostTransactions: Int { 2048 }
   /// Bytes that connections leave to transactions and to buffers.
   private static var keptForBuffers: Int { 6 << 20 }
+  /// Bytes of the pieces that scarce memory is given out in.
+  static var leastPiece: Int { 64 << 10 }
   /// Whole-megabyte pieces are rounded to this when they are not aligned.
   static var largestBuffer: Int { 2 << 20 }
 
@@ -60,6 +62,8 @@ package struct Connections: ~Copyable {
   var starved = ConnectionSet()
   /// The sum of all connections' `memory`.
   var promisedMemory = 0
+  /// Kept back of the buffers: the least piece for each connection, or a half where that is more.
+  let keptMemory: Int
   /// No request is begun any more: connections come to rest, to be handed over.
   var isResting = false
   var counters = ClientStatistics()
@@ -118,6 +122,7 @@ package struct Connections: ~Copyable {
     let rest = Self.poolCapacity(arena.capacity - arena.used)
     invariant(rest >= 2 * Self.largestBuffer, "S9: the client memory holds a few buffers")
     buffers = BuddyPool(capacity: rest, largest: Self.largestBuffer, in: &arena)
+    keptMemory = min(count * Self.leastPiece, rest / 2)
     self.offer = offer
     self.limits = limits
     closings.reserveCapacity(64)

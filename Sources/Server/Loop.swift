@@ -105,7 +105,9 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
       }
     }
     if state == .lettingGo {
-      if ring.pending == 0 || letGoDeadline.map({ !(now < $0) }) ?? false { state = .over }
+      // A signal that was read must not be lost.
+      let isLate = letGoDeadline.map { !(now < $0) } ?? false
+      if ring.pending == 0 && !ring.hasEvents || isLate { state = .over }
       return
     }
     connections.pumpAll(&ring.ring, now: now)
@@ -211,7 +213,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
   private mutating func signalled() {
     let number = SignalDescriptor.number(in: parts.messages)
     if number == SIGHUP {
-      if state == .serving { parts.configuration.tell(.reloading) }
+      if state == .serving || state == .handingOver { parts.configuration.tell(.reloading) }
     } else if state == .serving || state == .handingOver {
       beginShutdown("signal \(number)")
     } else if state == .draining {

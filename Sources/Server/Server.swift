@@ -44,10 +44,11 @@ import VolumeEngine
 ///   has completed.
 /// - S3: a connection has at most one receive and one send in flight; the window holds any unit.
 /// - S4: each piece submitted is answered once; late answers of dead connections free its memory.
-/// - S5: a READ of several pieces keeps a buffer until its end: what has begun to send never
-///   waits for memory, so the queue for memory always moves.
-/// - S6: what a client asked to change and the engine had not seen when the client hung up is
-///   changed only if a DISC ends what came: who may have asked again elsewhere has not said it.
+/// - S5: a READ of several pieces or a status of several contexts keeps a buffer until its end:
+///   what has begun to send never waits for memory, so the queue for memory always moves.
+/// - S6: what a client asked to change and the engine had not seen when the client's hang-up was
+///   heard of is changed only if a DISC ends what came: who may have asked again elsewhere has not
+///   said it. (Events are heard of in their order: what was asked elsewhere comes behind.)
 ///   What came before a DISC is done, whether or not its client is there to be answered.
 /// - S7: who finds no piece or memory waits; who holds one gives it back once.
 /// - S8: what waits, waits in a queue; nothing spins.
@@ -61,14 +62,16 @@ package enum Server {
   ///
   /// On a shutdown `listeners` are closed; with `removesPaths` names of unix sockets go, too. A
   /// handover leaves them. `clientMemory` is at least `Connections.leastMemory` bytes on a page
-  /// boundary, zero-filled.
+  /// boundary, zero-filled. `begins` is called when nothing can fail any more, and may still
+  /// refuse.
   @discardableResult
   package static func serve<Volume: ServedVolume & ~Copyable>(
     _ configuration: ServerConfiguration, volume: consuming Volume, devices: DeviceSet,
     listeners: [Listener], signals: SignalDescriptor,
     clientMemory: UnsafeMutableRawBufferPointer, registered: [RegisteredMemory] = [],
-    removesPaths: Bool = true, handed: [HandedConnection] = [], mailbox: Mailbox, logger: Logger
-  ) throws(ServerError) -> ServerOutcome {
+    removesPaths: Bool = true, handed: [HandedConnection] = [], mailbox: Mailbox, logger: Logger,
+    begins: () throws -> Void = {}
+  ) throws -> ServerOutcome {
     guard clientMemory.count >= Connections.leastMemory else {
       throw ServerError(
         description: "The memory for clients is \(clientMemory.count >> 20) MiB; "
@@ -104,9 +107,15 @@ package enum Server {
       configuration: configuration, listeners: listeners, signals: signals,
       deviceCount: devices.count, removesPaths: removesPaths, mailbox: mailbox, logger: logger,
       messages: messages)
-    for listener in listeners { logger.notice("serving on \(listener.address)") }
     var loop = Loop(
       parts, volume: volume, ring: DeviceRing(ring, devices), connections: connections)
+    do {
+      try begins()
+    } catch {
+      loop.ring.withdraw()
+      throw error
+    }
+    for listener in listeners { logger.notice("serving on \(listener.address)") }
     loop.adopt(handed)
     loop.run()
     if let connections = loop.handed { return .handedOver(connections) }

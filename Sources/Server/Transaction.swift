@@ -33,6 +33,8 @@ struct Transaction: Linked {
   var isReceived = true
   /// Waits in the queue for memory.
   var isWaiting = false
+  /// A piece of it is held back, until a DISC comes.
+  var isHeld = false
   /// Stands in the ready chain, or is the exclusive one and has something to send.
   var isReady = false
   /// A simple reply's header went out.
@@ -44,6 +46,9 @@ struct Transaction: Linked {
   var contextsLeft: UInt16 = 0
 
   var end: UInt64 { offset + length }
+
+  /// Parts of the reply were not asked for yet: of a READ's range, or contexts of a status.
+  var hasMore: Bool { command == .read ? nextOffset < end : contextsLeft != 0 }
 
   init(connection: Int32, _ request: Request, _ command: CommandType, style: ReplyStyle) {
     self.connection = connection

@@ -21,11 +21,12 @@ extension Server {
     _ configuration: ServerConfiguration, volume: consuming Volume, devices: DeviceSet,
     listeners: [Listener], signals: SignalDescriptor,
     clientMemory: UnsafeMutableRawBufferPointer, registered: [RegisteredMemory] = [],
-    removesPaths: Bool = true, handed: [HandedConnection] = [], mailbox: Mailbox, logger: Logger
-  ) throws(ServerError) -> ServerOutcome {
+    removesPaths: Bool = true, handed: [HandedConnection] = [], mailbox: Mailbox, logger: Logger,
+    begins: () throws -> Void = {}
+  ) throws -> ServerOutcome {
     try serve(
       configuration, volume: volume, devices: devices, listeners: listeners, signals: signals,
       clientMemory: clientMemory, registered: registered, removesPaths: removesPaths,
-      handed: handed, mailbox: mailbox, logger: logger)
+      handed: handed, mailbox: mailbox, logger: logger, begins: begins)
   }
 }

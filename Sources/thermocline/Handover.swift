@@ -19,11 +19,13 @@ import Server
 /// Invariants:
 /// - H1: the devices have one owner: who runs lets go of them before it sends `end`, and they are
 ///   locked.
-/// - H2: a successor serves after `go`, or when the other end is gone; after `stop` it ends.
+/// - H2: a successor serves after `go`, or when the other end is gone; after `stop` it ends, or
+///   when it is told to stop before it was ready. Nothing can fail behind `go`.
 /// - H3: a running server that hears no `ready` (the other end is gone, or takes too long, or this
 ///   one is told to stop) says `stop`, waits until the successor is gone and with it its locks, and
-///   goes on with the sockets, which it has kept. One that does not go is killed: it can neither
-///   serve nor let anyone else.
+///   goes on with the sockets, which it has kept, and with what was configured while it served. One
+///   that does not go is killed: it can neither serve nor let anyone else.
+/// - H4: a successor serves the same pool: connections know no other.
 struct HandoverChannel {
   /// Seconds that the successor waits for a word, and that a message may take.
   static let patience = 120
@@ -36,7 +38,9 @@ struct HandoverChannel {
     var connection: HandedConnection?
     /// `stop`: why.
     var reason: String?
-    /// `end`: names of unix sockets go with a stop; what systemd told the process it started.
+    /// `end`: which pool it was; names of unix sockets go with a stop; what systemd told the
+    /// process it started.
+    var pool: String?
     var removesPaths: Bool?
     var manager: [String: String]?
   }
@@ -92,13 +96,16 @@ struct HandoverChannel {
       }
       try send(
         Message(
-          kind: .end, removesPaths: handed.removesPaths, manager: ServiceManager.environment()))
+          kind: .end, pool: handed.pool, removesPaths: handed.removesPaths,
+          manager: ServiceManager.environment()))
       var waited = 0
       while waited < seconds, !channel.hasMessage(), !SignalDescriptor.isStopPending {
         isAlive()
         waited += 1
       }
-      if channel.hasMessage(seconds: 0), let answer = try receiveWord(), answer.kind == .ready {
+      if !SignalDescriptor.isStopPending, channel.hasMessage(seconds: 0),
+        let answer = try receiveWord(), answer.kind == .ready
+      {
         try send(Message(kind: .go))
         return true
       }
@@ -154,6 +161,7 @@ struct HandoverChannel {
         connection.descriptor = descriptor
         handed.connections.append(connection)
       case (.end, _, _):
+        handed.pool = message.pool
         handed.removesPaths = message.removesPaths ?? true
         ServiceManager.adopt(message.manager ?? [:])
         return handed
@@ -164,6 +172,9 @@ struct HandoverChannel {
 
   /// Says that this process can serve, and waits until it may.
   func confirm() throws {
+    if SignalDescriptor.isStopPending {
+      throw Refusal("Told to stop while it took over: the running server goes on.")
+    }
     do {
       try send(Message(kind: .ready))
       guard let message = try receiveWord() else { return }
@@ -177,8 +188,13 @@ struct HandoverChannel {
 
 /// All that clients hold on to.
 struct Handover {
+  /// The identity of the pool that they are served from.
+  var pool: String?
   var listeners: [Listener] = []
   var connections: [HandedConnection] = []
   /// Names of unix sockets are this server's to remove, and no service manager's.
   var removesPaths = true
+  /// What could be changed while this process served, as it was in the end: it goes on with that,
+  /// whatever its files say meanwhile. nil for a successor, which has its own configuration.
+  var inForce: ServerChanges?
 }

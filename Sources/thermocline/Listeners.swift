@@ -5,7 +5,8 @@ import RingIO
 /// What a server listens on: under `[listen]`, or what the service manager passed on.
 enum Listeners {
   /// Opens what the configuration wants. Of the listeners of a server that is replaced, those that
-  /// are still wanted stay as they are, and the others are closed here.
+  /// are still wanted stay as they are, and the others are closed here; a unix socket whose name is
+  /// gone is made anew.
   static func open(
     _ configuration: PoolConfiguration, keeping old: [Listener] = []
   ) throws -> [Listener] {
@@ -14,15 +15,17 @@ enum Listeners {
     var left = old
     do throws(SystemError) {
       for address in addresses(configuration.listen) {
-        if let index = left.firstIndex(where: { $0.address == address }) {
-          try left[index].change(permissions)
+        if let index = left.firstIndex(where: { $0.address == address }),
+          try keep(left[index], permissions)
+        {
           listeners.append(left.remove(at: index))
         } else if let more = try open(address, permissions, configuration.listen) {
           listeners += more
         }
       }
     } catch {
-      for listener in listeners where !old.contains(where: { $0.address == listener.address }) {
+      for listener in listeners
+      where !old.contains(where: { $0.descriptor == listener.descriptor }) {
         listener.close(removingPath: true)
       }
       throw Refusal(
@@ -31,6 +34,19 @@ enum Listeners {
     }
     for listener in left { listener.close() }
     return listeners
+  }
+
+  /// False when nobody can come by it any more.
+  private static func keep(
+    _ listener: Listener, _ permissions: UnixPermissions
+  ) throws(SystemError) -> Bool {
+    do throws(SystemError) {
+      try listener.change(permissions)
+      return true
+    } catch {
+      guard error.code == ENOENT else { throw error }
+      return false
+    }
   }
 
   /// nil where `*` was asked for and the machine has no IPv6.

@@ -45,10 +45,16 @@ final class ServedPool {
   }
 
   /// Serves until it is told to stop, or a successor asks for what `Handover` has. With one of
-  /// these it goes on where another server was; `mayServe` is asked when the pool is open.
+  /// these it goes on where another server was; `mayServe` is asked when nothing can fail any more.
   func serve(
     signals: SignalDescriptor, _ handed: Handover?, mayServe: () throws -> Void
   ) throws -> ServedOutcome {
+    let identity = "\(pool.label.pool)"
+    if let handed, handed.pool != identity {
+      throw Refusal(
+        "The running server serves pool \(handed.pool ?? "?"), these devices are pool \(identity).",
+        "Its clients cannot go on with another volume: stop it, then start this one.")
+    }
     let staging = try makeStaging()
     let region = try MemoryRegion(size: plan.arenaBytes, populated: true, hugePages: true)
     // SAFETY: the region outlives volume and loop, which are gone when `Server.run` returns.
@@ -67,20 +73,18 @@ final class ServedPool {
     if !inherited.isEmpty {
       logger.notice("the service manager's sockets are served in place of those under [listen]")
     }
-    var server = try makeConfiguration()
+    let changeable = try handed?.inForce ?? configuration.makeChanges()
+    var server = makeConfiguration(changeable)
     let listeners = try makeListeners(handed, inherited)
-    try ServiceManager.check(listeners, allowsRemote: configuration.allowsRemote)
     let mailbox = try Mailbox()
-    let reload = Reload(configuration, listeners, mailbox, logger)
+    let reload = Reload(configuration, changeable, listeners, mailbox, logger)
     server.tell = ServiceManager.makeTeller { reload.begin() }
     let successor = Successor()
     let control = try ControlServer(
       path: try ControlSocket.path(for: configuration),
       takeover: { successor.offer($0, mailbox) }, answer: makeAnswer(mailbox))
+    try control.start()
     defer { control.stop() }
-    // The last thing that may fail, but for the ring.
-    try mayServe()
-    control.start()
     let removesPaths = handed?.removesPaths ?? inherited.isEmpty
     var registered = [RegisteredMemory(region.bytes, name: "the server's memory")]
     if let ring = staging.current { registered.append(RegisteredMemory(ring, name: "the ring")) }
@@ -88,7 +92,7 @@ final class ServedPool {
       server, volume: volume, devices: pool.devices.devices, listeners: listeners,
       signals: signals, clientMemory: clients, registered: registered,
       removesPaths: removesPaths, handed: handed?.connections ?? [], mailbox: mailbox,
-      logger: logger)
+      logger: logger, begins: mayServe)
     // The region's pages belong to the loop until here.
     withExtendedLifetime(region.base) {}
     switch outcome {
@@ -97,22 +101,31 @@ final class ServedPool {
       guard let socket = successor.socket else { return .stopped }
       return .handedOver(
         Handover(
-          listeners: listeners, connections: connections, removesPaths: removesPaths),
+          pool: identity, listeners: listeners, connections: connections, removesPaths: removesPaths,
+          inForce: reload.inForce),
         HandoverChannel(socket))
     }
   }
 
-  /// The service manager's sockets are served as they are, also by a successor.
+  /// The service manager's sockets are served as they are, also by a successor; and so are those
+  /// of a server that goes on.
   private func makeListeners(_ handed: Handover?, _ inherited: [Listener]) throws -> [Listener] {
-    if let handed, !handed.removesPaths { return handed.listeners }
-    if !inherited.isEmpty { return inherited }
-    return try Listeners.open(configuration, keeping: handed?.listeners ?? [])
+    if let handed, handed.inForce != nil { return handed.listeners }
+    let listeners =
+      if let handed, !handed.removesPaths {
+        handed.listeners
+      } else if !inherited.isEmpty {
+        inherited
+      } else {
+        try Listeners.open(configuration, keeping: handed?.listeners ?? [])
+      }
+    try ServiceManager.check(listeners, allowsRemote: configuration.allowsRemote)
+    return listeners
   }
 
-  private func makeConfiguration() throws -> ServerConfiguration {
+  private func makeConfiguration(_ changeable: ServerChanges) -> ServerConfiguration {
     var server = ServerConfiguration(
       volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
-    let changeable = try configuration.makeChanges()
     server.limits = changeable.limits
     server.tls = changeable.tls
     server.credentials = changeable.credentials

@@ -13,7 +13,7 @@ import Testing
 
   @Test func answersAndCleansUp() throws {
     let server = try makeServer()
-    server.start()
+    try server.start()
     var status = stat()
     #expect(lstat(path, &status) == 0 && status.st_mode & 0o777 == 0o600)
     #expect(try ControlClient.get("/status", socket: path) == Array("{\"a\":1}".utf8))
@@ -29,7 +29,7 @@ import Testing
 
   @Test func takesOverAfterAKilledServerOnly() throws {
     let first = try makeServer()
-    first.start()
+    try first.start()
     #expect(throws: ControlError.self) { try makeServer() }
     #expect(try ControlClient.get("/status", socket: path).count == 7)
     first.stop()
@@ -46,7 +46,7 @@ import Testing
     #expect(bound == 0)
     close(left)
     let second = try makeServer()
-    second.start()
+    try second.start()
     #expect(try ControlClient.get("/status", socket: path).count == 7)
     second.stop()
   }

@@ -362,7 +362,7 @@ PYTHON
 
 say "versions: 1.2 and 1.3, and none before; and the end is said"
 python3 - "$root/Tests/Wire" "$port" "$pki" <<'PYTHON'
-import ssl, sys
+import os, socket, ssl, sys, time
 sys.path.insert(0, sys.argv[1])
 from nbdwire import *
 port, pki = int(sys.argv[2]), sys.argv[3]
@@ -393,6 +393,21 @@ for version, name in (versions.TLSv1_2, "TLSv1.2"), (versions.TLSv1_3, "TLSv1.3"
     w.request(DISC)
     assert w.answer()[0] == "done" and w.answer(512)[1][0][2] == b"e" * 512, name
     assert w.socket.recv(1) == b"", name
+    # The end of sending may come with DISC: what came before it is done and answered.
+    for i in range(10):
+        w = begin(version, version)
+        data = bytes([i]) * 300_000
+        w.request(WRITE, 1 << 20, len(data), payload=data)
+        w.request(DISC)
+        end = socket.socket(fileno=os.dup(w.socket.fileno()))
+        end.shutdown(socket.SHUT_WR)
+        if i % 2 == 0:
+            assert w.answer()[0] == "done" and w.socket.recv(1) == b"", (name, i)
+        end.close()
+        w.socket.close()
+        deadline = time.monotonic() + 10
+        while begin(version, version).read(1 << 20, len(data)) != data:
+            assert time.monotonic() < deadline, f"{name}: what came before DISC was not done"
 for version in versions.TLSv1_1, versions.TLSv1:
     try:
         begin(versions.TLSv1, version)
@@ -402,6 +417,39 @@ for version in versions.TLSv1_1, versions.TLSv1:
         assert error.reason == "TLSV1_ALERT_PROTOCOL_VERSION", error
 PYTHON
 let_in "$(uri_of alice)"
+
+say "a request and DISC, and a record behind them that ends everything"
+held=$(find "/proc/$server/fd" | wc -l)
+python3 - "$root/Tests/Wire" "$port" "$pki" <<'PYTHON'
+import socket, ssl, struct, sys
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+port, pki = int(sys.argv[2]), sys.argv[3]
+context = ssl.create_default_context(cafile=pki + "/house.pem")
+context.load_cert_chain(pki + "/alice/client-cert.pem", pki + "/alice/client-key.pem")
+for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+    context.minimum_version = context.maximum_version = version
+    for behind in b"\x17\x03\x03\x00\x20" + bytes(32), b"\x15\x03\x03\x00\x02\x02\x28", b"garbage":
+        w = Wire(("127.0.0.1", port))
+        w.greet()
+        assert w.ask(STARTTLS) == ["ACK"]
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                w.socket.sendall(outgoing.read())
+                incoming.write(w.socket.recv(65536))
+        tls.write(struct.pack(">QII", IHAVEOPT, GO, len(export())) + export()
+                  + b"".join(w.pack(READ, i << 20, 1 << 20) for i in range(3))
+                  + w.pack(WRITE, 0, 4) + b"data" + w.pack(DISC))
+        w.socket.sendall(outgoing.read() + behind)
+        assert w.is_closed()
+PYTHON
+soon "none of them is left" '.server.connections == 0 and .memory.client_used_bytes == 0'
+[ "$(find "/proc/$server/fd" | wc -l)" -le "$held" ] || fail "descriptors are left"
 stop_server
 
 say "shared keys beside a certificate: one of them is needed"

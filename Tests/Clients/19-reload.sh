@@ -59,6 +59,49 @@ kill -HUP "$server"
 said "the configuration was read again" 3
 nbdinfo --size "$uri" >/dev/null || fail "nobody is let in any more"
 
+say "in the midst of handshakes"
+coproc midst {
+  python3 - "$root/Tests/Wire" "$socket" <<'PYTHON'
+import sys
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+words = open("/dev/fd/3")
+peers = [Wire(sys.argv[2], 60) for _ in range(3)]
+for w in peers:
+    w.greet()
+    assert w.ask(LIST)[-1] == "ACK"
+print("greeted", flush=True)
+assert words.readline() == "required\n"
+w = peers[0]
+assert w.ask(GO, export()) == ["TLS_REQD"] and w.ask(LIST) == ["TLS_REQD"]
+assert w.ask(STARTTLS) == ["ACK"]
+print("told", flush=True)
+assert words.readline() == "off\n"
+w = peers[1]
+assert w.ask(STARTTLS) == ["POLICY"], "off, and STARTTLS is let in"
+assert w.enter().call(READ, 0, 512) == "done"
+print("told", flush=True)
+assert words.readline() == "allowed\n"
+w = peers[2].enter()
+assert w.call(READ, 0, 512) == "done"
+print("over", flush=True)
+PYTHON
+} 3<&0
+# hears LINE; with MODE: which is configured then, by the NUMBERth reading.
+hears() {
+  local line
+  read -r -t 30 line <&"${midst[0]}" && [ "$line" = "$1" ] || fail "in the midst: ${line:-nothing}"
+  [ $# -gt 1 ] || return 0
+  configured "$2" dave 10
+  kill -HUP "$server"
+  said "the configuration was read again" "$3"
+  echo "$2" >&"${midst[1]}"
+}
+hears greeted required 4
+hears told off 5
+hears told allowed 6
+hears over
+
 say "a mistake changes nothing, and is named; so is what cannot change"
 configured off carol 0
 kill -HUP "$server"
@@ -68,7 +111,7 @@ sed -i 's/^memory = .*/memory = "300MiB"/' "$work/base.toml"
 configured allowed carol 10
 kill -HUP "$server"
 said "memory has changed in .*: it waits for a restart"
-said "the configuration was read again" 4
+said "the configuration was read again" 7
 as carol || fail "carol is not let in again"
 
 # users NUMBER LIST: unix_users so, by the NUMBERth reading; an empty LIST: whoever comes.
@@ -90,11 +133,11 @@ fi
 
 say "other users of the unix socket: the list is new connections'; who is there stays"
 turned_away="turned away: not one of listen.unix_users"
-users 5 '["4711"]'
+users 8 '["4711"]'
 ! mine || fail "a user who is not on the list is let in"
 said "$turned_away"
 other 0 || fail "a user who is on the list is not let in"
-users 6 "[\"$(id -un)\"]"
+users 9 "[\"$(id -un)\"]"
 mine || fail "a user who is on the list now is not let in"
 ! other 1 || fail "a user who is not on the list any more is let in"
 # A user who does not exist: the list stays as it was.
@@ -104,7 +147,7 @@ kill -HUP "$server"
 said "the configuration was not changed.*listen.unix_users"
 mine || fail "a mistake turned away a user who was on the list"
 ! other 1 || fail "a mistake let in a user who was not on the list"
-users 7 ''
+users 10 ''
 mine || fail "without a list a user is turned away"
 other 0 || fail "without a list a user is turned away"
 # It went on while nobody of its name would have been let in.

@@ -148,6 +148,60 @@ status .volume.name >/dev/null || fail "no status"
 takeover
 ask_holder
 
+say "a successor that serves another pool"
+sed "s#\"$work/disk2\?\"#\"$work/other\"#; /name = \"slow\"/,\$d" "$config" >"$work/other.toml"
+sed -i '${/\[\[tier\]\]/d}' "$work/other.toml"
+truncate -s 1G "$work/other"
+"$THERMOCLINE" format --config "$work/other.toml" --yes >"$work/format.log" 2>&1 ||
+  fail "format: $(cat "$work/format.log")"
+! "$THERMOCLINE" serve --config "$work/other.toml" --takeover >"$work/other.log" 2>&1 ||
+  fail "it serves another pool"
+grep -q "these devices are pool" "$work/other.log" || fail "$(cat "$work/other.log")"
+ask_holder
+
+say "a server that goes on does so with what it has: the limits that SIGHUP brought, and a socket \
+whose name is gone"
+cp "$config" "$work/plain.toml"
+printf '[limits]\nconnections = 2\n' >>"$config"
+kill -HUP "$server"
+said "the configuration was read again"
+cp "$work/plain.toml" "$config"
+rm "$socket"
+! "$THERMOCLINE" serve --config "$work/other.toml" --takeover >"$work/other.log" 2>&1 ||
+  fail "it serves another pool"
+ask_holder
+python3 - "$root/Tests/Wire" "${tcp%:*}" "${tcp##*:}" <<'PYTHON'
+import sys
+sys.path.insert(0, sys.argv[1])
+from nbdwire import *
+address = (sys.argv[2], int(sys.argv[3]))
+second = Wire(address).go()
+try:
+    Wire(address).go()
+    sys.exit("three connections are let in, where two may be")
+except (Closed, OSError):
+    pass
+assert second.call(READ, 0, 512) == "done"
+PYTHON
+takeover
+ask_holder
+[ "$(nbdinfo --size "$uri")" = $((2 << 30)) ] || fail "the socket has no name"
+
+say "a successor that is told to stop before it serves"
+asked=$(grep -c "a successor takes over" "$work/server.log")
+"$THERMOCLINE" serve --config "$config" --takeover >>"$work/server.log" 2>&1 &
+stopped=$!
+helpers+=("$stopped")
+until [ "$(grep -c "a successor takes over" "$work/server.log")" -gt "$asked" ]; do sleep 0.002; done
+kill -STOP "$stopped"
+kill -TERM "$stopped"
+kill -CONT "$stopped"
+status=0
+wait "$stopped" || status=$?
+[ "$status" = 2 ] || fail "the exit status of a successor that was told to stop is $status"
+ask_holder
+kill -0 "$server" || fail "the old process has ended"
+
 say "a successor that hangs is killed, and the old one goes on"
 "$THERMOCLINE" serve --config "$config" --takeover --handover-seconds 2 >>"$work/server.log" 2>&1 &
 patient=$!

@@ -200,22 +200,33 @@ import Testing
     #expect(server.control.submitted == (saysDisconnect ? 101 : 1))
   }
 
-  /// Who hangs up with more than can be taken at once is not waited for.
-  @Test func hangUpBehindALimit() throws {
+  /// Who hangs up with no more than may be in flight has all of it done up to its DISC; and what
+  /// was begun before makes room for as much. With more it is not waited for.
+  @Test(arguments: [(0, 4), (0, 5), (4, 4), (4, 5)])
+  func hangUpBehindALimit(before: Int, behind: Int) throws {
     let server = try TestServer { $0.requestsInFlight = 4 }
-    server.control.refusesRequests = true
     let client = try Client(server)
-    for i in 0..<6 {
-      client.send(client.request(1, offset: UInt64(i * 4096), length: 1).packet.raw([1]))
+    func write(_ range: Range<Int>) {
+      for i in range {
+        client.send(client.request(1, offset: UInt64(i * 4096), length: 1).packet.raw([1]))
+      }
     }
+    server.control.holdsReplies = true
+    write(0..<before)
+    eventually("they are in the engine") { server.control.submitted == before }
+    server.control.standsStill = true
+    usleep(20_000)
+    write(before..<before + behind)
     client.send(client.request(2).packet)
     client.hangUp()
+    server.control.standsStill = false
+    usleep(50_000)
+    server.control.holdsReplies = false
     server.expect("the connection is gone") {
       $0.clients.accepted == 1 && $0.clients.connections == 0
     }
-    server.control.refusesRequests = false
     server.expectIdle()
-    #expect(server.control.writes == 0)
+    #expect(server.control.writes == before + (behind > 4 ? 0 : behind))
   }
 
   @Test func abortThenHangUpAtOnce() throws {
@@ -263,6 +274,27 @@ import Testing
     #expect(busy.isAtEnd && ready.isAtEnd)
     server.join()
     #expect(server.mailbox.snapshot.isShuttingDown)
+  }
+
+  /// Who was brought to rest for a successor is told of the shutdown that comes instead.
+  @Test func shutdownInTheMidstOfAHandover() throws {
+    let server = try TestServer()
+    let shaking = try Client(server, nil)
+    #expect(shaking.read(18).count == 18)
+    let busy = try Client(server)
+    server.control.holdsReplies = true
+    busy.send(busy.request(3).packet)
+    eventually("one is taken") { server.control.submitted == 1 }
+    server.mailbox.requestHandover()
+    usleep(150_000)
+    server.mailbox.requestShutdown()
+    shaking.send(Packet().u32(3).u64(0x4948_4156_454f_5054).u32(7).u32(6).u32(0).u16(0))
+    var answer = Parser(shaking.read(20))
+    #expect((answer.u64(), answer.u32(), answer.u32()) == (0x3_e889_0455_65a9, 7, 0x8000_0007))
+    server.control.holdsReplies = false
+    #expect(busy.reply(expecting: { _ in (3, 0, 0) }).error == 0)
+    #expect(busy.isAtEnd)
+    server.join()
   }
 
   @Test func shutdownDoesWhatADisconnectEnds() throws {

@@ -85,21 +85,21 @@ import Testing
     writer.send(writer.request(3).packet)
     let payload = [UInt8](repeating: 1, count: 8 << 20)
     writer.send(writer.request(1, offset: 32 << 20, length: 8 << 20).packet)
-    writer.send(Array(payload[..<(256 << 10)]))
+    writer.sendMeanwhile(Packet(bytes: Array(payload[..<(1 << 20)])))
     eventually("the first piece is in the engine") { server.control.submitted >= 2 }
     // Readers take what memory there is, and the first that finds none heads the queue.
     let readers = try (0..<10).map { _ in try Client(server, .structured) }
     for reader in readers { reader.send(reader.request(0, flags: 4, length: 1 << 20).packet) }
     server.expect("all are taken") { $0.clients.requests == 12 }
     #expect(server.control.submitted < 12, "some wait for memory")
-    writer.sendMeanwhile(Packet(bytes: Array(payload[(256 << 10)..<(1 << 20)])))
+    writer.sendMeanwhile(Packet(bytes: Array(payload[(1 << 20)..<(2 << 20)])))
     usleep(50_000)
     let last = try Client(server)
     last.send(last.request(0, length: 512 << 10).packet)
     server.expect("the last is taken") { $0.clients.requests == 13 }
     server.control.holdsReplies = false
     #expect(writer.reply(expecting: { _ in (3, 0, 0) }).error == 0)
-    writer.sendMeanwhile(Packet(bytes: Array(payload[(1 << 20)...])))
+    writer.sendMeanwhile(Packet(bytes: Array(payload[(2 << 20)...])))
     usleep(100_000)
     for reader in readers {
       let reply = reader.reply(expecting: { _ in (0, 0, 1 << 20) })
@@ -117,7 +117,10 @@ import Testing
 
   /// Clients that ask and do not listen, or begin to write and do not go on, leave memory and
   /// transactions to the others, however many they are.
-  @Test(arguments: ["reads", "whole reads", "reads and flushes", "statuses", "writes"])
+  @Test(arguments: [
+    "reads", "whole reads", "full buffers", "reads and flushes", "statuses", "several statuses",
+    "writes",
+  ])
   func lazyClientsDoNotStarveOthers(kind: String) throws {
     let server = try TestServer(size: 64 << 20, clientMemory: 24 << 20) {
       $0.connections = 40
@@ -128,7 +131,11 @@ import Testing
       #expect(other.write(UInt64(i << 20), [UInt8](repeating: 1, count: 1 << 20)).error == 0)
     }
     let lazy = try (0..<39).map { _ in
-      try Client(server, .structured, contexts: kind == "statuses" ? ["base:allocation"] : [])
+      try Client(
+        server, .structured,
+        contexts: kind == "statuses"
+          ? ["base:allocation"]
+          : kind == "several statuses" ? ["base:allocation", "qemu:allocation-depth"] : [])
     }
     for client in lazy {
       func many(_ count: Int, _ make: (Int) -> Packet) -> Packet {
@@ -142,10 +149,15 @@ import Testing
           many(120) {
             client.request(0, flags: 4, offset: UInt64($0 % 60) << 20, length: 64 << 10).packet
           }
+        case "full buffers":
+          many(120) {
+            client.request(0, offset: UInt64($0 % 60) << 20, length: 508 << 10).packet
+          }
         case "reads and flushes":
           client.request(0, length: 1 << 20).packet.raw(
             many(127) { _ in client.request(3).packet }.bytes)
-        case "statuses": many(100) { _ in client.request(7, length: 64 << 20).packet }
+        case "statuses", "several statuses":
+          many(100) { _ in client.request(7, length: 64 << 20).packet }
         default: client.request(1, length: 8 << 20).packet
         }
       client.sendMeanwhile(packet)
@@ -154,6 +166,45 @@ import Testing
     for i in 0..<20 { #expect(other.read(UInt64(i << 20), 2 << 20).data.count == 2 << 20) }
     #expect(other.write(0, [UInt8](repeating: 9, count: 3 << 20)).error == 0)
     #expect(other.call(3).error == 0)
+    for client in lazy { client.close() }
+    other.close()
+    server.expectIdle()
+  }
+
+  /// What a reply holds is its client's until it is sent. Holes are little to send, and hold as
+  /// much as data: who takes only the first of many replies must not hold their memory twice.
+  @Test func whatIsBeingSentCounts() throws {
+    let server = try TestServer(size: 96 << 20, clientMemory: 24 << 20) {
+      $0.connections = 8
+      $0.connectionsInHandshake = 8
+    }
+    let other = try Client(server)
+    // 32 MiB of data, then holes.
+    for i in 0..<32 {
+      #expect(other.write(UInt64(i << 20), [UInt8](repeating: 1, count: 1 << 20)).error == 0)
+    }
+    let lazy = try (0..<3).map { _ in try Client(server, .structured) }
+    func ask(_ client: Client) {
+      var packet = Packet()
+      for i in 0..<60 {
+        packet = packet.raw(
+          client.request(0, offset: UInt64(32 + i % 60) << 20, length: 508 << 10).packet.bytes)
+      }
+      client.sendMeanwhile(packet.raw(client.request(0, length: 1 << 20).packet.bytes))
+      usleep(50_000)
+    }
+    for client in lazy {
+      // More than a socket holds: this send does not end by itself.
+      client.send(client.request(0, length: 1 << 20).packet)
+      usleep(50_000)
+      ask(client)
+      // It ends, and the next one begins: holes, and data that is not taken.
+      let first = client.reply(expecting: { _ in (0, 0, 1 << 20) })
+      #expect(first.data.count == 1 << 20)
+      usleep(50_000)
+      ask(client)
+    }
+    for i in 0..<20 { #expect(other.read(UInt64(i << 20), 2 << 20).data.count == 2 << 20) }
     for client in lazy { client.close() }
     other.close()
     server.expectIdle()

@@ -101,8 +101,8 @@ final class ServedPool {
       guard let socket = successor.socket else { return .stopped }
       return .handedOver(
         Handover(
-          pool: identity, listeners: listeners, connections: connections, removesPaths: removesPaths,
-          inForce: reload.inForce),
+          pool: identity, listeners: listeners, connections: connections,
+          removesPaths: removesPaths, inForce: reload.inForce),
         HandoverChannel(socket))
     }
   }

@@ -100,13 +100,10 @@ struct Connection: Linked {
   var handshake = Handshake()
   var session: Session
   var deadline = Instant(nanoseconds: 0)
-  /// Transactions alive, payload bytes they were admitted with, and memory that they hold at most
-  /// until the client has sent what it began to, and has taken what it asked for.
-  var transactions = 0
-  var bytes = 0
-  var memory = 0
-  /// Of that memory, what whole replies hold that are being sent.
-  var memorySending = 0
+  /// What its transactions cost, from their admission until their replies are sent; and of that,
+  /// those whose replies are being sent to their end.
+  var cost = Cost()
+  var costSending = Cost()
   var isPolling = false
   /// On its way to another server, and waiting for its peer: for so long.
   var mustRestBy: Instant?
@@ -122,6 +119,8 @@ struct Connection: Linked {
   var closesAfterSend = false
   /// The end of encryption was said.
   var isParting = false
+
+  var isIdle: Bool { cost.transactions == 0 }
 
   /// Received bytes that were not consumed.
   var pending: UnsafeRawBufferPointer {

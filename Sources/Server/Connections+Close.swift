@@ -6,15 +6,13 @@ import TLS
 
 /// Ends: of transactions, of connections.
 extension Connections {
-  /// Takes a transaction out of its connection's counts. What its reply holds counts until the send
-  /// ends (`releaseSent`).
-  func discharge(_ t: Int32, _ c: UnsafeMutablePointer<Connection>) {
-    c.pointee.transactions -= 1
-    c.pointee.bytes -= transactions[Int(t)].bytes
-    c.pointee.memorySending += transactions[Int(t)].memory
+  /// Takes what transactions cost off their connection.
+  mutating func discharge(_ cost: Cost, _ c: UnsafeMutablePointer<Connection>) {
+    c.pointee.cost -= cost
+    promisedMemory -= cost.memory
   }
 
-  /// A transaction whose reply is complete. Pieces of it that are being sent know it no more.
+  /// A transaction whose reply is complete: it is free when its pieces are sent.
   mutating func end(_ t: Int32) {
     transactions[Int(t)].connection = -1
     freeIfOver(t)
@@ -56,11 +54,8 @@ extension Connections {
     c.pointee.ready = Chain()
     c.pointee.exclusive = -1
     c.pointee.incoming = -1
-    c.pointee.transactions = 0
-    c.pointee.bytes = 0
-    promisedMemory -= c.pointee.memory
-    c.pointee.memory = 0
-    c.pointee.memorySending = 0
+    discharge(c.pointee.cost, c)
+    c.pointee.costSending = Cost()
     toPump.remove(index)
     toSend.remove(index)
     starved.remove(index)
@@ -77,10 +72,8 @@ extension Connections {
       switch pieces[Int(p)].state {
       case .done where pieces[Int(p)].cursor > 0 && c.pointee.isSending:
         // A part of it is in the send.
-        transaction.pointee.pieces -= 1
         pieces[Int(p)].state = .sent
         pieces[Int(p)].isReused = false
-        pieces[Int(p)].transaction = -1
         c.pointee.sent.push(p, pieces)
       case .done, .failed:
         transaction.pointee.pieces -= 1
@@ -117,7 +110,7 @@ extension Connections {
   /// Closes a connection that takes no more requests once all are answered and sent.
   mutating func settleLeaving(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
-    guard c.pointee.phase == .transmission, c.pointee.isLeaving, c.pointee.transactions == 0,
+    guard c.pointee.phase == .transmission, c.pointee.isLeaving, c.pointee.isIdle,
       !c.pointee.isSending
     else { return }
     part(index, &ring, now: now)
@@ -151,7 +144,7 @@ extension Connections {
       case .handshake: if c.pointee.receiving == .nothing { toPump.insert(index) }
       case .transmission:
         guard !c.pointee.isHungUp || c.pointee.isLeaving else {
-          close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+          close(index, .hungUp(busy: !c.pointee.isIdle), &ring)
           continue
         }
         if !c.pointee.isLeaving { c.pointee.leaving = .byShutdown }
@@ -165,7 +158,7 @@ extension Connections {
   private mutating func abandonIncoming(_ c: UnsafeMutablePointer<Connection>) {
     let t = c.pointee.incoming
     c.pointee.incoming = -1
-    discharge(t, c)
+    discharge(transactions[Int(t)].cost, c)
     drop(t, c)
   }
 

@@ -77,7 +77,7 @@ extension Connections {
   }
 
   private func isQuiet(_ c: UnsafeMutablePointer<Connection>) -> Bool {
-    c.pointee.phase != .closing && c.pointee.transactions == 0 && !c.pointee.isSending
+    c.pointee.phase != .closing && c.pointee.isIdle && !c.pointee.isSending
       && c.pointee.receiving == .nothing && c.pointee.incoming < 0 && c.pointee.wire != .securing
       && (c.pointee.wire != .encrypted || c.pointee.channel?.pointee.isAtRest ?? true)
   }
@@ -95,7 +95,7 @@ extension Connections {
         let missing = channel.pointee.missing
         if missing > 0 { receiveCipher(index, &ring, most: missing) }
         return
-      case .ended: return close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+      case .ended: return close(index, .hungUp(busy: !c.pointee.isIdle), &ring)
       case .failed(let code): return close(index, .badRecord(code), &ring)
       }
     }
@@ -108,7 +108,7 @@ extension Connections {
     let record = KernelTLS.takeControlRecord(c.pointee.descriptor)
     let isGoodbye = record == .goodbye
     close(
-      index, isGoodbye ? .hungUp(busy: c.pointee.transactions > 0) : .controlRecord(record), &ring)
+      index, isGoodbye ? .hungUp(busy: !c.pointee.isIdle) : .controlRecord(record), &ring)
   }
 
   /// Closes encrypted connections that rest but for the end of a record, or of a handshake, that
@@ -117,7 +117,7 @@ extension Connections {
     for index in 0..<Int32(connectionCapacity) {
       let c = connections + Int(index)
       guard c.pointee.phase == .handshake || c.pointee.phase == .transmission,
-        c.pointee.receiving == .cipher, c.pointee.transactions == 0, c.pointee.incoming < 0
+        c.pointee.receiving == .cipher, c.pointee.isIdle, c.pointee.incoming < 0
       else { continue }
       if let silence = c.pointee.mustRestBy {
         if silence < now { close(index, .notHandedOver, &ring) }

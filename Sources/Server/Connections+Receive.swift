@@ -30,7 +30,7 @@ extension Connections {
     guard result > 0 else {
       if c.pointee.wire == .byKernel && result == -Int(EIO) { return endByRecord(index, &ring) }
       return close(
-        index, result == 0 ? .hungUp(busy: c.pointee.transactions > 0) : .broken, &ring)
+        index, result == 0 ? .hungUp(busy: !c.pointee.isIdle) : .broken, &ring)
     }
     switch kind {
     case .window: c.pointee.end += result
@@ -79,13 +79,14 @@ extension Connections {
     if c.pointee.isHungUp, c.pointee.phase == .transmission, !c.pointee.isLeaving,
       c.pointee.receiving == .nothing, !goesOnWithout(index)
     {
-      close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+      close(index, .hungUp(busy: !c.pointee.isIdle), &ring)
     }
   }
 
   /// Whether something of a connection that has hung up makes room when it ends: not what waits for
   /// a DISC, nor the WRITE that waits for memory.
   private func goesOnWithout(_ index: Int32) -> Bool {
+    if connections[Int(index)].costSending.transactions > 0 { return true }
     for t in 0..<Int32(transactionCapacity) where transactions[Int(t)].connection == index {
       if t != connections[Int(index)].incoming && !transactions[Int(t)].isHeld { return true }
     }
@@ -168,8 +169,8 @@ extension Connections {
     let c = connections + Int(index)
     guard !c.pointee.isLeaving else { return false }
     let isFull =
-      c.pointee.transactions >= limits.requestsInFlight
-      || !hasShareOfTransactions(c.pointee.transactions)
+      c.pointee.cost.transactions >= limits.requestsInFlight
+      || !hasShareOfTransactions(c.pointee.cost.transactions)
     // Of who has hung up, what comes may be a DISC, which needs no room.
     if isFull && !c.pointee.isHungUp { return false }
     switch c.pointee.session.parse(c.pointee.pending) {
@@ -191,13 +192,14 @@ extension Connections {
         starved.insert(index)
         return false
       }
-      let bytes = carried(request, verdict)
+      var cost = Cost(transactions: 1, bytes: carried(request, verdict))
+      cost.memory = memoryHeld(request, verdict, cost.bytes)
       // Looked at again when something was answered; the socket is not read meanwhile.
-      if c.pointee.bytes > 0 && c.pointee.bytes + bytes > limits.bytesInFlight { return false }
-      let memory = memoryHeld(request, verdict, bytes)
-      guard hasShareOfMemory(c.pointee.memory, memory) else { return false }
+      let bytes = c.pointee.cost.bytes
+      if bytes > 0 && bytes + cost.bytes > limits.bytesInFlight { return false }
+      guard hasShareOfMemory(c.pointee.cost.memory, cost.memory) else { return false }
       c.pointee.start += consumed
-      admit(index, request, verdict, bytes, memory)
+      admit(index, request, verdict, cost)
       return true
     }
   }
@@ -247,7 +249,7 @@ extension Connections {
   }
 
   private mutating func admit(
-    _ index: Int32, _ request: Request, _ verdict: Verdict, _ bytes: Int, _ memory: Int
+    _ index: Int32, _ request: Request, _ verdict: Verdict, _ cost: Cost
   ) {
     let c = connections + Int(index)
     let t = freeTransactions.pop(transactions)
@@ -256,12 +258,9 @@ extension Connections {
     let transaction = transactions + Int(t)
     transaction.pointee = Transaction(
       connection: index, request, command, style: c.pointee.session.style)
-    transaction.pointee.bytes = bytes
-    transaction.pointee.memory = memory
-    c.pointee.memory += memory
-    promisedMemory += memory
-    c.pointee.transactions += 1
-    c.pointee.bytes += bytes
+    transaction.pointee.cost = cost
+    c.pointee.cost += cost
+    promisedMemory += cost.memory
     counters.requests += 1
     if request.payload > 0 {
       transaction.pointee.isReceived = false

@@ -95,9 +95,8 @@ extension Connections {
         return
       case .finished:
         if isExclusive { c.pointee.exclusive = -1 }
-        discharge(t, c)
+        c.pointee.costSending += transactions[Int(t)].cost
         end(t)
-        toPump.insert(index)
       case .paused:
         // A simple reply that has begun keeps the stream to itself.
         if transactions[Int(t)].isHeaderSent { c.pointee.exclusive = t }
@@ -116,7 +115,7 @@ extension Connections {
     _ t: Int32, _ c: UnsafeMutablePointer<Connection>, _ gathering: inout Gathering
   ) -> Progress {
     let transaction = transactions + Int(t)
-    if transaction.pointee.command == .read && transaction.pointee.bytes > 0 {
+    if transaction.pointee.command == .read && transaction.pointee.cost.bytes > 0 {
       return transaction.pointee.encoder.style == .simple
         ? emitSimpleRead(t, c, &gathering) : emitChunkedRead(t, c, &gathering)
     }
@@ -244,12 +243,7 @@ extension Connections {
     from transaction: UnsafeMutablePointer<Transaction>
   ) {
     pieces[Int(p)].state = .sent
-    let planned = transaction.pointee.failure == nil && transaction.pointee.hasMore
-    pieces[Int(p)].isReused = planned
-    if !planned {
-      transaction.pointee.pieces -= 1
-      pieces[Int(p)].transaction = -1
-    }
+    pieces[Int(p)].isReused = transaction.pointee.failure == nil && transaction.pointee.hasMore
     c.pointee.sent.push(p, pieces)
   }
 
@@ -324,10 +318,9 @@ extension Connections {
       return close(index, c.pointee.isParting ? .disconnected : .broken, &ring)
     }
     if c.pointee.closesAfterSend { return part(index, &ring, now: now) }
-    if c.pointee.phase == .handshake {
-      toPump.insert(index)
-    } else if c.pointee.ready.isEmpty && c.pointee.exclusive < 0 {
-      toPump.insert(index)
+    toPump.insert(index)
+    if c.pointee.phase == .handshake { return }
+    if c.pointee.ready.isEmpty && c.pointee.exclusive < 0 {
       settleLeaving(index, &ring, now: now)
     } else {
       toSend.insert(index)
@@ -342,29 +335,25 @@ extension Connections {
     toSend.insert(index)
   }
 
+  /// A send has ended, and all that is in it.
   mutating func releaseSent(_ c: UnsafeMutablePointer<Connection>) {
-    c.pointee.memory -= c.pointee.memorySending
-    promisedMemory -= c.pointee.memorySending
-    c.pointee.memorySending = 0
+    discharge(c.pointee.costSending, c)
+    c.pointee.costSending = Cost()
     while true {
       let p = c.pointee.sent.pop(pieces)
       guard p >= 0 else { return }
       let t = pieces[Int(p)].transaction
-      if pieces[Int(p)].isReused && t >= 0 {
-        let transaction = transactions + Int(t)
-        let goesOn =
-          transaction.pointee.connection >= 0 && transaction.pointee.failure == nil
-          && transaction.pointee.hasMore
-        if goesOn {
-          reuse(p)
-          continue
-        }
-        transaction.pointee.pieces -= 1
-        release(p)
-        freeIfOver(t)
-      } else {
-        release(p)
+      let transaction = transactions + Int(t)
+      let goesOn =
+        pieces[Int(p)].isReused && transaction.pointee.connection >= 0
+        && transaction.pointee.failure == nil && transaction.pointee.hasMore
+      if goesOn {
+        reuse(p)
+        continue
       }
+      transaction.pointee.pieces -= 1
+      release(p)
+      freeIfOver(t)
     }
   }
 }

@@ -71,7 +71,7 @@ extension Connections {
     switch channel.pointee.decrypt(into: target, room: room) {
     case .bytes(let count): return count
     case .needsMore: receiveCipher(index, &ring)
-    case .ended: close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+    case .ended: close(index, .hungUp(busy: !c.pointee.isIdle), &ring)
     case .failed(let code): close(index, .badRecord(code), &ring)
     }
     return 0

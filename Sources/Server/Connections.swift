@@ -297,7 +297,7 @@ package struct Connections: ~Copyable {
     if isResting && wasCancelled { return }
     if c.pointee.leaving == .byDisconnect { return }
     if offer.isShuttingDown {
-      return close(index, .hungUp(busy: c.pointee.transactions > 0), &ring)
+      return close(index, .hungUp(busy: !c.pointee.isIdle), &ring)
     }
     c.pointee.isHungUp = true
     toPump.insert(index)

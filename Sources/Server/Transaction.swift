@@ -17,11 +17,9 @@ struct Transaction: Linked {
   var length: UInt64
   /// Where the next piece begins.
   var nextOffset: UInt64
-  /// Payload bytes counted against the connection.
-  var bytes: Int
-  /// Memory counted against the connection.
-  var memory = 0
-  /// Pieces alive; of these, in the engine or queued for it.
+  /// What it counts against the connection.
+  var cost = Cost()
+  /// Pieces alive, those being sent included; of these, in the engine or queued for it.
   var pieces = 0
   var inEngine = 0
   /// A read's pieces in order, not sent yet.
@@ -58,7 +56,28 @@ struct Transaction: Linked {
     offset = request.offset
     length = request.length
     nextOffset = request.offset
-    bytes = 0
+  }
+}
+
+/// What transactions cost while they are alive.
+struct Cost {
+  var transactions = 0
+  /// Of payload that they were admitted with.
+  var bytes = 0
+  /// Memory that they hold at most until the client has sent what it began to, and has taken what
+  /// it asked for; in bytes.
+  var memory = 0
+
+  static func += (a: inout Cost, b: Cost) {
+    a.transactions += b.transactions
+    a.bytes += b.bytes
+    a.memory += b.memory
+  }
+
+  static func -= (a: inout Cost, b: Cost) {
+    a.transactions -= b.transactions
+    a.bytes -= b.bytes
+    a.memory -= b.memory
   }
 }
 

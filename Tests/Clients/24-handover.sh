@@ -154,7 +154,7 @@ sed -i '${/\[\[tier\]\]/d}' "$work/other.toml"
 truncate -s 1G "$work/other"
 "$THERMOCLINE" format --config "$work/other.toml" --yes >"$work/format.log" 2>&1 ||
   fail "format: $(cat "$work/format.log")"
-! "$THERMOCLINE" serve --config "$work/other.toml" --takeover >"$work/other.log" 2>&1 ||
+! timeout 30 "$THERMOCLINE" serve --config "$work/other.toml" --takeover >"$work/other.log" 2>&1 ||
   fail "it serves another pool"
 grep -q "these devices are pool" "$work/other.log" || fail "$(cat "$work/other.log")"
 ask_holder
@@ -167,7 +167,7 @@ kill -HUP "$server"
 said "the configuration was read again"
 cp "$work/plain.toml" "$config"
 rm "$socket"
-! "$THERMOCLINE" serve --config "$work/other.toml" --takeover >"$work/other.log" 2>&1 ||
+! timeout 30 "$THERMOCLINE" serve --config "$work/other.toml" --takeover >"$work/other.log" 2>&1 ||
   fail "it serves another pool"
 ask_holder
 python3 - "$root/Tests/Wire" "${tcp%:*}" "${tcp##*:}" <<'PYTHON'

@@ -41,9 +41,16 @@ final class Client {
   func hangUp() { shutdown(descriptor, Int32(SHUT_WR)) }
 
   private var isClosed = false
+  private var senders: [pthread_t] = []
   func close() {
-    if !isClosed { Glibc.close(descriptor) }
+    guard !isClosed else { return }
     isClosed = true
+    if !senders.isEmpty {
+      // They know the descriptor, which is another's when it is closed.
+      shutdown(descriptor, Int32(SHUT_RDWR))
+      for thread in senders { pthread_join(thread, nil) }
+    }
+    Glibc.close(descriptor)
   }
 
   /// Sends an option and takes its replies up to the ACK.
@@ -91,7 +98,7 @@ final class Client {
         if work.hangsUp { shutdown(work.descriptor, Int32(SHUT_WR)) }
         return nil
       }, Unmanaged.passRetained(Work(descriptor, packet.bytes, thenHangsUp)).toOpaque())
-    pthread_detach(thread)
+    senders.append(thread)
   }
 
   @discardableResult

@@ -17,9 +17,7 @@ extension Handshake {
       }
     }
     for _ in 0..<queries.count {
-      guard let query = reader.takeString(limit: offer.limits.stringBytes) else {
-        return malformed(option, &replies)
-      }
+      guard let query = reader.takeString(limit: offer.limits.stringBytes) else { break }
       for index in offer.export.contexts.indices
       where isAvailable(index, offer)
         && Self.matches(query, offer.export.contexts[index].name, wildcards: true)
@@ -27,7 +25,6 @@ extension Handshake {
         guard found.insert(index) else { return tooMany(option, &replies) }
       }
     }
-    guard reader.remaining == 0 else { return malformed(option, &replies) }
     // The identifier is reserved in a LIST and zero.
     for i in 0..<found.count {
       writeContext(option, id: 0, offer.export.contexts[found[i]].name, &replies)
@@ -50,9 +47,7 @@ extension Handshake {
     var found = MetaSelection()
     guard let queries = beginContexts(option, &reader, &replies, offer) else { return }
     for _ in 0..<queries.count {
-      guard let query = reader.takeString(limit: offer.limits.stringBytes) else {
-        return malformed(option, &replies)
-      }
+      guard let query = reader.takeString(limit: offer.limits.stringBytes) else { break }
       for index in offer.export.contexts.indices
       where isAvailable(index, offer)
         && Self.matches(query, offer.export.contexts[index].name, wildcards: false)
@@ -62,7 +57,6 @@ extension Handshake {
         }
       }
     }
-    guard reader.remaining == 0 else { return malformed(option, &replies) }
     for i in 0..<found.count {
       let context = offer.export.contexts[found[i]]
       writeContext(option, id: context.id, context.name, &replies)
@@ -73,7 +67,8 @@ extension Handshake {
     selectedFor = queries.name
   }
 
-  /// The common beginning: the export's name and the number of queries. nil when answered.
+  /// The common beginning: the export's name and the number of queries, which are well-formed. nil
+  /// when answered. The form is judged before what is asked for.
   private func beginContexts(
     _ option: UInt32, _ reader: inout OptionReader, _ replies: inout OptionReplyWriter,
     _ offer: borrowing Offer
@@ -84,13 +79,16 @@ extension Handshake {
       malformed(option, &replies)
       return nil
     }
-    guard let name = chosenName(bytes, offer.export) else {
-      replies.error(option, .unknown, "no such export")
+    var ahead = reader
+    var left = count
+    // Each takes four bytes at least: it ends with the data.
+    while left > 0, ahead.takeString(limit: offer.limits.stringBytes) != nil { left -= 1 }
+    guard left == 0, ahead.remaining == 0 else {
+      malformed(option, &replies)
       return nil
     }
-    // Each query takes four bytes at least, so a count beyond them is malformed, not too big.
-    guard UInt64(count) * 4 <= UInt64(reader.remaining) else {
-      malformed(option, &replies)
+    guard let name = chosenName(bytes, offer.export) else {
+      replies.error(option, .unknown, "no such export")
       return nil
     }
     guard count <= offer.limits.metaQueries else {

@@ -56,7 +56,7 @@ extension Volume {
       guard let current else { return t }
       return t < current ? t : current
     }
-    if !waiters.ready.isEmpty { return now }
+    if !waiters.ready.isEmpty || !walkers.isEmpty { return now }
     if !table.frameWaiters.isEmpty { deadline = by(now + Milliseconds(1), deadline) }
     if !queued.isEmpty { deadline = by(now + Milliseconds(1), deadline) }
     if log.mustRestart { deadline = by(max(log.restartAt, now), deadline) }

@@ -64,6 +64,9 @@ package struct Volume: ~Copyable {
   let pieceCRCs: UnsafeMutablePointer<UInt32>
   var firstFreePiece: Int32 = -1
   var pieceWaiters = WaiterList()
+  /// Block statuses that go on in the next step, and look-ups that this one has left for them.
+  var walkers = WaiterList()
+  var lookupsLeft = 0
   let pages: UnsafeMutableRawPointer
   let pageLinks: UnsafeMutablePointer<Int32>
   var firstFreePage: Int32 = -1
@@ -149,6 +152,7 @@ package struct Volume: ~Copyable {
     if !table.frameWaiters.isEmpty { waiters.wakeAll(&table.frameWaiters) }
     // As a rule the end of another piece wakes them; without one in flight, this does.
     if !pieceWaiters.isEmpty, ordersInFlight == 0 { waiters.wakeAll(&pieceWaiters) }
+    pumpWalks()
     runReady()
     admission.renew(now: self.now, fullness: pressure, destageRate: batch.rate)
     pumpQueue()

@@ -97,6 +97,20 @@ import Testing
     }
   }
 
+  /// The form comes before what is asked for: an export that is not there, too many queries.
+  @Test(arguments: [9, 10] as [UInt32]) func formIsJudgedFirst(option: UInt32) {
+    let name = Bytes().u32(4).raw(Array("nope".utf8))
+    let cut = name.u32(1).u32(100)
+    let more = name.u32(0).u32(0)
+    let many = Bytes().u32(0).u32(1000).u32(0)
+    for data in [cut, more, many] {
+      let outcome = drive(Bytes().flags().option(8).option(option, data).all)
+      #expect(outcome.types == [1, 0x8000_0003])
+    }
+    let whole = drive(Bytes().flags().option(8).option(option, name.u32(1).u32(0)).all)
+    #expect(whole.types == [1, 0x8000_0006])
+  }
+
   @Test func queriesAndContextsAreLimited() {
     let many = [String](repeating: "base:allocation", count: 64)
     #expect(set(many).session?.selection.count == 1)

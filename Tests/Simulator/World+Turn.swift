@@ -201,8 +201,8 @@ extension World {
       }
       at += d.length
     }
-    // One answer walks at least 4 GiB.
-    let isShort = at < end && at - open.offset < (4 << 30) - (1 << 16)
+    // One answer walks at least 16,384 blocks.
+    let isShort = at < end && at - open.offset < (64 << 20) - (1 << 16)
     if isShort && count < Int(open.capacity) && !open.flags.contains(.oneDescriptor) {
       throw Failure("Block status ended at \(at), before \(end), with room for more.")
     }

@@ -1,11 +1,14 @@
 import Base
 import DiskFormat
 
-/// Block status: what is mapped, where it is, or how hot, extent by extent. One answer covers at
-/// most 65,536 extents (4 GiB) of walking, so that a request over a large volume never holds the
-/// loop; clients ask on.
+/// Block status: what is mapped, where it is, or how hot, extent by extent. One answer takes 16,384
+/// look-ups at most (64 MiB of blocks that the log or the table knows, or 1 GiB of others); clients
+/// ask on. A step has a part of that for all answers together: who needs more goes on in the next,
+/// in turns. So nobody holds the loop, whoever asks for how many maps.
 extension Volume {
-  private static var walkLimit: UInt64 { 65536 }
+  private static var lookupsPerAnswer: UInt32 { 16384 }
+  /// A third of a millisecond.
+  private static var lookupsPerStep: Int { 8192 }
 
   mutating func beginStatus(_ r: Int) {
     requests[r].state = .walking
@@ -14,16 +17,27 @@ extension Volume {
     advanceStatus(r)
   }
 
+  /// A step's part of the walks.
+  mutating func pumpWalks() {
+    lookupsLeft = Self.lookupsPerStep
+    while lookupsLeft > 0, let w = waiters.popFirst(&walkers) { advanceStatus(Int(w.rawValue)) }
+  }
+
   mutating func advanceStatus(_ r: Int) {
     let q = requests[r].request
     let end = q.offset + q.length
     let last = (end - 1) >> 12
     let view = q.view
     var record = RecordMemory()
-    let limit = (q.offset >> 16) + Volume.walkLimit
     while requests[r].cursor <= last {
       let block = BlockIndex(requests[r].cursor)
-      if block.extent.rawValue >= limit, requests[r].descriptors > 0 { break }
+      if requests[r].lookups >= Volume.lookupsPerAnswer, requests[r].descriptors > 0 { break }
+      guard lookupsLeft > 0 else {
+        waiters.append(Waiter(rawValue: Int32(r)), to: &walkers)
+        return
+      }
+      lookupsLeft -= 1
+      requests[r].lookups += 1
       var count = 1
       let flags: UInt64
       if view == .heat {

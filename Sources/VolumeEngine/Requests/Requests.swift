@@ -34,6 +34,8 @@ struct RequestSlot {
   var errorOffset: UInt64 = 0
   var target = LogPosition(0)
   var descriptors: UInt32 = 0
+  /// A block status: look-ups so far.
+  var lookups: UInt32 = 0
   /// Whole extents that lie in slots and have no entry yet; those whose write counts for nothing.
   var placed: UInt16 = 0
   var placedInVain: UInt16 = 0

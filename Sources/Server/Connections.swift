@@ -60,7 +60,7 @@ package struct Connections: ~Copyable {
   var toPump = ConnectionSet()
   var toSend = ConnectionSet()
   var starved = ConnectionSet()
-  /// The sum of all connections' `memory`.
+  /// The memory in the sum of all connections' costs.
   var promisedMemory = 0
   /// Kept back of the buffers: the least piece for each connection, or a half where that is more.
   let keptMemory: Int

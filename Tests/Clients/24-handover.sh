@@ -148,6 +148,19 @@ status .volume.name >/dev/null || fail "no status"
 takeover
 ask_holder
 
+# stopped_successor: its process is stopped as soon as it has asked.
+stopped_successor() {
+  local asked
+  asked=$(grep -c "a successor takes over" "$work/server.log")
+  "$THERMOCLINE" serve --config "$config" --takeover >>"$work/server.log" 2>&1 &
+  successor=$!
+  helpers+=("$successor")
+  until [ "$(grep -c "a successor takes over" "$work/server.log")" -gt "$asked" ]; do
+    sleep 0.002
+  done
+  kill -STOP "$successor"
+}
+
 say "a successor that serves another pool"
 sed "s#\"$work/disk2\?\"#\"$work/other\"#; /name = \"slow\"/,\$d" "$config" >"$work/other.toml"
 sed -i '${/\[\[tier\]\]/d}' "$work/other.toml"
@@ -188,16 +201,11 @@ ask_holder
 [ "$(nbdinfo --size "$uri")" = $((2 << 30)) ] || fail "the socket has no name"
 
 say "a successor that is told to stop before it serves"
-asked=$(grep -c "a successor takes over" "$work/server.log")
-"$THERMOCLINE" serve --config "$config" --takeover >>"$work/server.log" 2>&1 &
-stopped=$!
-helpers+=("$stopped")
-until [ "$(grep -c "a successor takes over" "$work/server.log")" -gt "$asked" ]; do sleep 0.002; done
-kill -STOP "$stopped"
-kill -TERM "$stopped"
-kill -CONT "$stopped"
+stopped_successor
+kill -TERM "$successor"
+kill -CONT "$successor"
 status=0
-wait "$stopped" || status=$?
+wait "$successor" || status=$?
 [ "$status" = 2 ] || fail "the exit status of a successor that was told to stop is $status"
 ask_holder
 kill -0 "$server" || fail "the old process has ended"
@@ -209,15 +217,10 @@ for _ in $(seq 600); do kill -0 "$server" 2>/dev/null || break; sleep 0.05; done
 server=$patient
 ask_holder
 # Stopped as soon as it has asked: it may own the devices, and does not serve.
-asked=$(grep -c "a successor takes over" "$work/server.log")
-"$THERMOCLINE" serve --config "$config" --takeover >>"$work/server.log" 2>&1 &
-hung=$!
-helpers+=("$hung")
-until [ "$(grep -c "a successor takes over" "$work/server.log")" -gt "$asked" ]; do sleep 0.002; done
-kill -STOP "$hung"
+stopped_successor
 ask_holder
-! kill -0 "$hung" 2>/dev/null || fail "the successor that hung is still there"
-grep -q "process $hung, does not end: it is killed" "$work/server.log" || fail "nothing was said"
+! kill -0 "$successor" 2>/dev/null || fail "the successor that hung is still there"
+grep -q "process $successor, does not end: it is killed" "$work/server.log" || fail "nothing was said"
 
 say "a successor with other addresses"
 more=$(python3 -c 'import socket

@@ -183,6 +183,10 @@ extension Connections {
         counters.timeouts += 1
         close(index, .handshakeTimeout, &ring)
       case .transmission:
+        if c.pointee.isHungUp, !c.pointee.isLeaving, c.pointee.deadline < now {
+          close(index, .hungUp(busy: true), &ring)
+          continue
+        }
         if c.pointee.isSending { checkProgress(index, &ring, now: now) }
         if c.pointee.phase == .transmission { checkPayload(index, &ring, now: now) }
       }

@@ -53,7 +53,8 @@ extension Connections {
   }
 
   /// Consumes what is there until more bytes, room or memory are needed. Who has hung up, and has
-  /// not said DISC, waits for these only while something of it goes on: else it is closed.
+  /// not said DISC, waits for these only while something of it goes on, and for as long as for a
+  /// handshake: else it is closed.
   private mutating func pump(_ index: Int32, _ ring: inout Ring, now: Instant) {
     let c = connections + Int(index)
     var goesOn = true
@@ -61,7 +62,9 @@ extension Connections {
       if isResting && c.pointee.incoming < 0 && c.pointee.wire != .securing
         && !c.pointee.isHungUp
       {
-        if c.pointee.wire == .encrypted { bringToRecordEnd(index, &ring) }
+        if c.pointee.wire == .encrypted, c.pointee.leaving != .byDisconnect {
+          bringToRecordEnd(index, &ring)
+        }
         return
       }
       switch c.pointee.phase {
@@ -86,9 +89,14 @@ extension Connections {
   /// Whether something of a connection that has hung up makes room when it ends: not what waits for
   /// a DISC, nor the WRITE that waits for memory.
   private func goesOnWithout(_ index: Int32) -> Bool {
-    if connections[Int(index)].costSending.transactions > 0 { return true }
+    let c = connections + Int(index)
+    if c.pointee.incoming >= 0, transactions[Int(c.pointee.incoming)].isWaiting { return false }
+    if c.pointee.costSending.transactions > 0 { return true }
     for t in 0..<Int32(transactionCapacity) where transactions[Int(t)].connection == index {
-      if t != connections[Int(index)].incoming && !transactions[Int(t)].isHeld { return true }
+      let transaction = transactions + Int(t)
+      if t != c.pointee.incoming, !transaction.pointee.isHeld, !transaction.pointee.isWaiting {
+        return true
+      }
     }
     return false
   }

@@ -85,7 +85,9 @@ extension Connections {
     guard let channel = c.pointee.channel, channel.pointee.encrypt(&c.pointee.source) else {
       // The hang-up that this makes closes the connection, unless it had said DISC.
       Glibc.shutdown(c.pointee.descriptor, Int32(SHUT_RDWR))
-      if c.pointee.leaving == .byDisconnect { dropReplies(index) }
+      if c.pointee.leaving == .byDisconnect { return dropReplies(index) }
+      releaseSent(c)
+      toPump.insert(index)
       return
     }
     sendOutgoing(index, &ring, now: now)

@@ -290,7 +290,9 @@ package struct Connections: ~Copyable {
   }
 
   /// The peer will send no more, or the poll for that was cancelled.
-  private mutating func hangUp(_ index: Int32, wasCancelled: Bool, _ ring: inout Ring) {
+  private mutating func hangUp(
+    _ index: Int32, wasCancelled: Bool, _ ring: inout Ring, now: Instant
+  ) {
     let c = connections + Int(index)
     c.pointee.isPolling = false
     if c.pointee.phase == .closing { return settleClosing(index, &ring) }
@@ -300,6 +302,7 @@ package struct Connections: ~Copyable {
       return close(index, .hungUp(busy: !c.pointee.isIdle), &ring)
     }
     c.pointee.isHungUp = true
+    if c.pointee.phase == .transmission { c.pointee.deadline = now + limits.handshakeTime }
     toPump.insert(index)
   }
 
@@ -310,7 +313,7 @@ package struct Connections: ~Copyable {
     case Kind.receive: finishReceive(index, Int(completion.result), &ring)
     case Kind.send: finishSend(index, Int(completion.result), &ring, now: now)
     default:
-      hangUp(index, wasCancelled: Int(completion.result) == Self.cancelled, &ring)
+      hangUp(index, wasCancelled: Int(completion.result) == Self.cancelled, &ring, now: now)
     }
   }
 }

@@ -233,6 +233,7 @@ struct Loop<Volume: ServedVolume & ~Copyable>: ~Copyable {
         "the configuration was not changed: TLS begins with a restart or with serve --takeover")
       return
     }
+    parts.mailbox.took(changes)
     unixUsers = changes.unixUsers
     connections.change(changes.limits)
     volume.grow(to: changes.volumeSize)

@@ -43,6 +43,7 @@ package final class Mailbox: Sendable {
   private let wantsShutdown = Atomic<Bool>(false)
   private let wantsHandover = Atomic<Bool>(false)
   private let changes = Mutex<ServerChanges?>(nil)
+  private let taken = Mutex<ServerChanges?>(nil)
   let wakeUp: WakeUp
 
   package init() throws(SystemError) { wakeUp = try WakeUp() }
@@ -77,6 +78,9 @@ package final class Mailbox: Sendable {
     wakeUp.signal()
   }
 
+  /// The last changes that were made; nil when there were none.
+  package var inForce: ServerChanges? { taken.withLock { $0 } }
+
   // The loop's side.
 
   func publish(_ snapshot: ServerSnapshot) { published.withLock { $0 = snapshot } }
@@ -90,5 +94,7 @@ package final class Mailbox: Sendable {
       return waiting
     }
   }
+  /// They were made.
+  func took(_ changes: ServerChanges) { taken.withLock { $0 = changes } }
   var isHandoverWanted: Bool { wantsHandover.load(ordering: .acquiring) }
 }

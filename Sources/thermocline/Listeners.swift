@@ -24,16 +24,27 @@ enum Listeners {
         }
       }
     } catch {
-      for listener in listeners
-      where !old.contains(where: { $0.descriptor == listener.descriptor }) {
-        listener.close(removingPath: true)
-      }
+      close(listeners, but: old)
       throw Refusal(
         "The server cannot listen: \(error).",
         "\(configuration.file) says where, under [listen]; `ss -xltp` shows who is there.")
     }
     for listener in left { listener.close() }
     return listeners
+  }
+
+  /// Closes what is not among the `old`, with its names.
+  static func close(_ listeners: [Listener], but old: [Listener]) {
+    for listener in listeners
+    where !old.contains(where: { $0.descriptor == listener.descriptor }) {
+      listener.close(removingPath: true)
+    }
+  }
+
+  /// Names of unix sockets have their permissions again, where there are names.
+  static func permit(_ listeners: [Listener], _ configuration: PoolConfiguration) {
+    guard let permissions = try? UserNames.permissions(configuration) else { return }
+    for listener in listeners { try? listener.change(permissions) }
   }
 
   /// False when nobody can come by it any more.

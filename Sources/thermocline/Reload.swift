@@ -15,17 +15,12 @@ final class Reload: Sendable {
   private let logger: Logger
   /// How often it was asked for since the last one began.
   private let wanted = Mutex(0)
-  private let newest: Mutex<ServerChanges>
-
-  /// What was asked for last, or what it began with.
-  var inForce: ServerChanges { newest.withLock { $0 } }
 
   init(
-    _ configuration: PoolConfiguration, _ inForce: ServerChanges, _ listeners: [Listener],
-    _ mailbox: Mailbox, _ logger: Logger
+    _ configuration: PoolConfiguration, _ listeners: [Listener], _ mailbox: Mailbox,
+    _ logger: Logger
   ) {
     running = configuration
-    newest = Mutex(inForce)
     self.listeners = listeners
     self.mailbox = mailbox
     self.logger = logger
@@ -68,7 +63,6 @@ final class Reload: Sendable {
         logger.warning(
           "\(name) has changed in \(running.file): it waits for a restart or for serve --takeover")
       }
-      newest.withLock { $0 = changes }
       // The loop says when it has taken them.
       mailbox.change(changes)
     } catch {

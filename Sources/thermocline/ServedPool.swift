@@ -49,12 +49,7 @@ final class ServedPool {
   func serve(
     signals: SignalDescriptor, _ handed: Handover?, mayServe: () throws -> Void
   ) throws -> ServedOutcome {
-    let identity = "\(pool.label.pool)"
-    if let handed, handed.pool != identity {
-      throw Refusal(
-        "The running server serves pool \(handed.pool ?? "?"), these devices are pool \(identity).",
-        "Its clients cannot go on with another volume: stop it, then start this one.")
-    }
+    try checkPool(handed)
     let staging = try makeStaging()
     let region = try MemoryRegion(size: plan.arenaBytes, populated: true, hugePages: true)
     // SAFETY: the region outlives volume and loop, which are gone when `Server.run` returns.
@@ -76,8 +71,10 @@ final class ServedPool {
     let changeable = try handed?.inForce ?? configuration.makeChanges()
     var server = makeConfiguration(changeable)
     let listeners = try makeListeners(handed, inherited)
-    let mailbox = try Mailbox()
-    let reload = Reload(configuration, changeable, listeners, mailbox, logger)
+    var isBegun = false
+    defer { if !isBegun { Listeners.close(listeners, but: (handed?.listeners ?? []) + inherited) } }
+    let mailbox = try makeMailbox(handed)
+    let reload = Reload(configuration, listeners, mailbox, logger)
     server.tell = ServiceManager.makeTeller { reload.begin() }
     let successor = Successor()
     let control = try ControlServer(
@@ -92,7 +89,7 @@ final class ServedPool {
       server, volume: volume, devices: pool.devices.devices, listeners: listeners,
       signals: signals, clientMemory: clients, registered: registered,
       removesPaths: removesPaths, handed: handed?.connections ?? [], mailbox: mailbox,
-      logger: logger, begins: mayServe)
+      logger: logger, begins: { try mayServe(); isBegun = true })
     // The region's pages belong to the loop until here.
     withExtendedLifetime(region.base) {}
     switch outcome {
@@ -101,16 +98,40 @@ final class ServedPool {
       guard let socket = successor.socket else { return .stopped }
       return .handedOver(
         Handover(
-          pool: identity, listeners: listeners, connections: connections,
-          removesPaths: removesPaths, inForce: reload.inForce),
+          pool: "\(pool.label.pool)", listeners: listeners, connections: connections,
+          removesPaths: removesPaths, inForce: mailbox.inForce ?? changeable),
         HandoverChannel(socket))
     }
+  }
+
+  /// Refuses to go on for clients of another pool.
+  private func checkPool(_ handed: Handover?) throws {
+    let identity = "\(pool.label.pool)"
+    guard let handed, handed.pool != identity else { return }
+    throw Refusal(
+      "The running server serves pool \(handed.pool ?? "?"), these devices are pool \(identity).",
+      "Its clients cannot go on with another volume: stop it, then start this one.")
+  }
+
+  /// A server that goes on has room for as many connections as at its start; then the limits hold
+  /// that were in force.
+  private func makeMailbox(_ handed: Handover?) throws -> Mailbox {
+    let mailbox = try Mailbox()
+    if var again = handed?.inForce {
+      again.volumeSize = 0
+      mailbox.change(again)
+    }
+    return mailbox
   }
 
   /// The service manager's sockets are served as they are, also by a successor; and so are those
   /// of a server that goes on.
   private func makeListeners(_ handed: Handover?, _ inherited: [Listener]) throws -> [Listener] {
-    if let handed, handed.inForce != nil { return handed.listeners }
+    if let handed, handed.inForce != nil {
+      // The successor that failed may have changed them.
+      if handed.removesPaths { Listeners.permit(handed.listeners, configuration) }
+      return handed.listeners
+    }
     let listeners =
       if let handed, !handed.removesPaths {
         handed.listeners
@@ -126,7 +147,7 @@ final class ServedPool {
   private func makeConfiguration(_ changeable: ServerChanges) -> ServerConfiguration {
     var server = ServerConfiguration(
       volumeName: configuration.volume.name, description: "Thermocline, a tiered volume")
-    server.limits = changeable.limits
+    server.limits.take(configuration.limits)
     server.tls = changeable.tls
     server.credentials = changeable.credentials
     server.unixUsers = changeable.unixUsers

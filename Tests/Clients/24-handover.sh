@@ -179,6 +179,24 @@ printf '[limits]\nconnections = 2\n' >>"$config"
 kill -HUP "$server"
 said "the configuration was read again"
 cp "$work/plain.toml" "$config"
+sed 's#^unix = .*#&\nunix_mode = "0666"#' "$config" >"$work/wider.toml"
+python3 - "$work/taken" <<'PYTHON' &
+import os, socket, sys, time
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+s.listen()
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(str(s.getsockname()[1]))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(120)
+PYTHON
+helpers+=("$!")
+until [ -e "$work/taken" ]; do sleep 0.02; done
+sed -i "s#^tcp = .*#tcp = \"127.0.0.1:$(cat "$work/taken")\"#" "$work/wider.toml"
+! timeout 30 "$THERMOCLINE" serve --config "$work/wider.toml" --takeover >"$work/other.log" 2>&1 ||
+  fail "it serves an address that is in use"
+ask_holder
+[ "$(stat -c %a "$socket")" = 600 ] || fail "the mode of who failed stayed: $(stat -c %a "$socket")"
 rm "$socket"
 ! timeout 30 "$THERMOCLINE" serve --config "$work/other.toml" --takeover >"$work/other.log" 2>&1 ||
   fail "it serves another pool"

@@ -1,3 +1,4 @@
+import Base
 import Glibc
 import NBDProtocol
 import Server
@@ -227,6 +228,26 @@ import Testing
     }
     server.expectIdle()
     #expect(server.control.writes == before + (behind > 4 ? 0 : behind))
+  }
+
+  /// Who has hung up, and could go on when its reply is taken, is not waited for without end.
+  @Test func hangUpBehindAReplyThatIsNotTaken() throws {
+    let server = try TestServer(size: 64 << 20) {
+      $0.requestsInFlight = 2
+      $0.handshakeTime = Milliseconds(400)
+    }
+    let client = try Client(server)
+    server.control.standsStill = true
+    usleep(20_000)
+    for _ in 0..<3 { client.send(client.request(0, length: 8 << 20).packet) }
+    client.send(client.request(1, length: 1).packet.raw([1]))
+    client.hangUp()
+    server.control.standsStill = false
+    server.expect("the connection is gone") {
+      $0.clients.accepted == 1 && $0.clients.connections == 0
+    }
+    server.expectIdle()
+    #expect(server.control.writes == 0)
   }
 
   @Test func abortThenHangUpAtOnce() throws {

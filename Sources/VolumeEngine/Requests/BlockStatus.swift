@@ -49,6 +49,7 @@ extension Volume {
       } else {
         let source = resolve(block, &record)
         if case .wait(let frame) = source {
+          requests[r].lookups -= 1
           wait(Waiter(rawValue: Int32(r)), for: frame)
           return
         }

@@ -191,6 +191,7 @@ say "what comes before and behind STARTTLS in one packet counts for nothing"
 python3 - "$root/Tests/Wire" "$port" "$pki" <<'PYTHON'
 import socket, ssl, struct, sys, time
 sys.path.insert(0, sys.argv[1])
+from nbdwire import secured
 port, pki = int(sys.argv[2]), sys.argv[3]
 OPTION = 0x49484156454F5054
 context = ssl.create_default_context(cafile=pki + "/house.pem")
@@ -261,15 +262,7 @@ peer = begin()
 peer.sendall(option(5))
 reply(peer)
 raw = peer
-incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
-while True:
-    try:
-        tls.do_handshake()
-        break
-    except ssl.SSLWantReadError:
-        raw.sendall(outgoing.read())
-        incoming.write(raw.recv(65536))
+tls, outgoing = secured(raw, context)
 raw.sendall(outgoing.read())
 tls.write(option(3))
 record = bytearray(outgoing.read())
@@ -433,15 +426,7 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
         w = Wire(("127.0.0.1", port))
         w.greet()
         assert w.ask(STARTTLS) == ["ACK"]
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                w.socket.sendall(outgoing.read())
-                incoming.write(w.socket.recv(65536))
+        tls, outgoing = secured(w.socket, context)
         tls.write(struct.pack(">QII", IHAVEOPT, GO, len(export())) + export()
                   + b"".join(w.pack(READ, i << 20, 1 << 20) for i in range(3))
                   + w.pack(WRITE, 0, 4) + b"data" + w.pack(DISC))

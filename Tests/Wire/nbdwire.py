@@ -4,6 +4,7 @@ Numbers have their names in the NBD project's doc/proto.md, section "Values". No
 anything; `matrix` does."""
 
 import socket
+import ssl
 import struct
 
 IHAVEOPT = 0x49484156454F5054
@@ -42,6 +43,20 @@ def queries(contexts, name=b"", count=None):
     return (struct.pack(">I", len(name)) + name
             + struct.pack(">I", len(contexts) if count is None else count)
             + b"".join(struct.pack(">I", len(c)) + c for c in contexts))
+
+
+def secured(peer, context):
+    """TLS behind STARTTLS, with its records in one's own hands: the session, which is written to, and
+    what is then outgoing."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            tls.do_handshake()
+            return tls, outgoing
+        except ssl.SSLWantReadError:
+            peer.sendall(outgoing.read())
+            incoming.write(peer.recv(65536))
 
 
 class Wire:
